@@ -1,0 +1,1 @@
+"""Sound and its pictures: files, mel spectrograms, mu-law."""

@@ -1,0 +1,8 @@
+"""Recordings: find them, fetch them, audit them, and cut them into batches."""
+
+from wavegen.data.batches import Batches, Prefetch, validation
+from wavegen.data.check import Finding, Report, check
+from wavegen.data.corpus import Clip, Corpus
+from wavegen.data.ljspeech import download
+
+__all__ = ["Batches", "Clip", "Corpus", "Finding", "Prefetch", "Report", "check", "download", "validation"]

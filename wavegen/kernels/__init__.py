@@ -1,0 +1,1 @@
+"""Numba on contiguous arrays and nothing else."""

@@ -1,0 +1,248 @@
+"""Sound from a WaveNet, sample by sample: offline, streamed, many at once, or one long utterance folded.
+
+Mels are cut into chunks of `CHUNK` frames however they arrive, and the conditioning of a chunk is computed from it and
+a margin of its neighbours; so a stream and an offline run do the very same arithmetic.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from wavegen.audio.griffin_lim import agree
+from wavegen.audio.lpc import linear_prediction
+from wavegen.distributions import MuLaw
+from wavegen.kernels.wavenet import ROWS, State, Weights, filter_all_pole, generate, to_bfloat16
+
+if TYPE_CHECKING:
+    from wavegen.vocoders.wavenet import WaveNet
+
+__all__ = ["Draw", "fold", "pack", "pieces", "start", "streams"]
+
+CHUNK = 8  # frames; 93 ms at 22,050 Hz: what a stream waits for, and how often Ctrl-C is heard
+Progress = Callable[[int], None]  # called with how many more samples were made
+
+
+def pack(net: WaveNet, *, bfloat16: bool = True) -> Weights:
+    """The weights as the kernel reads them, with rows padded by zeros to a multiple of `ROWS`."""
+
+    def plain(x: Tensor) -> np.ndarray:
+        return np.ascontiguousarray(x.detach().cpu().float().numpy())
+
+    def rows(matrix: Tensor) -> np.ndarray:
+        """(..., inputs, outputs)"""
+        padded = plain(functional.pad(matrix, (0, 0, 0, -matrix.shape[-2] % ROWS)))
+        return to_bfloat16(padded) if bfloat16 else padded
+
+    stack, half = net.stack, math.sqrt(0.5)
+    residual = functional.pad(stack.residual * half, (0, 0, 0, 0, 0, 1))  # the last layer's goes nowhere
+    bias = functional.pad(stack.residual_bias * half, (0, 0, 0, 1))
+    return Weights(
+        front=plain(net.front),
+        front_bias=plain(net.front_bias),
+        gate=rows(stack.gate.flatten(1, 2)),
+        residual=rows(residual),
+        residual_bias=plain(bias),
+        skip=rows(stack.skip.weight.T.unflatten(0, (net.layers, -1))),
+        skip_bias=plain(stack.skip.bias),
+        head=rows(net.hidden.weight.T),
+        head_bias=plain(net.hidden.bias),
+        out=rows(net.out.weight.T),
+        out_bias=plain(net.out.bias),
+        dilations=np.asarray(net.dilations, np.int64),
+    )
+
+
+def start(net: WaveNet, batch: int) -> State:
+    """The state of streams that have heard only silence, as a training segment has."""
+    slots = (net.kernel - 1) * sum(net.dilations)
+    silence = net.sample_law.encode(torch.zeros(1)).item() if isinstance(net.sample_law, MuLaw) else 0.0
+    return State(
+        rings=np.zeros((slots, batch, net.residual), np.float32),
+        last=np.full((batch, net.block), silence, np.float32),
+        step=np.zeros(1, np.int64),
+    )
+
+
+def windows(
+    mels: Iterable[Float[Tensor, "B M F"]], margin: int
+) -> Iterator[tuple[Float[Tensor, "B M W"], int, int]]:
+    """Every chunk of `CHUNK` frames (the last may be shorter) with up to `margin` frames on either side.
+
+    Yields the window, how many of its frames come before the chunk, and how many are the chunk's.
+    """
+    held: Tensor | None = None
+    before = 0
+    for mel in itertools.chain(mels, [None]):
+        if mel is not None:
+            held = mel if held is None else torch.cat([held, mel], dim=-1)
+        while held is not None and held.shape[-1] > before:
+            left = held.shape[-1] - before
+            if mel is not None and left < CHUNK + margin:
+                break  # more is needed on the right
+            count = min(CHUNK, left)
+            yield held[..., : before + count + margin], before, count
+            drop = max(before + count - margin, 0)
+            held, before = held[..., drop:], before + count - drop
+
+
+@torch.no_grad()
+def condition(
+    net: WaveNet, window: Float[Tensor, "1 M W"] | None, style: Float[Tensor, "1 D"] | None
+) -> Float[Tensor, "N L G"]:
+    """What conditioning and biases add to the gates of every layer, for every step of a window (one step if none)."""
+    cond = None if window is None else net.steps_condition(window)
+    return net.stack.condition(cond, style)[:, 0].unflatten(-1, (net.layers, -1))
+
+
+class Draw(NamedTuple):
+    """What is left open once the model and the mel are given."""
+
+    seed: int
+    temperature: float = 1.0
+    bfloat16: bool = True  # weights rounded to half their size, which is faster
+
+
+def pieces(
+    net: WaveNet,
+    mels: Iterable[Float[Tensor, "B M F"]],
+    style: Float[Tensor, "B D"] | None,
+    draw: Draw,
+) -> Iterator[Float[Tensor, "B T"]]:
+    """Sound in chunks for mels in pieces of any length. Every item of a batch draws the noise that it would alone."""
+    if not net.polish:
+        yield from (wav.clamp(-1, 1) for wav in raw_pieces(net, mels, style, draw))
+        return
+    mels, again = itertools.tee(mels)
+    raw = raw_pieces(net, mels, style, draw)
+    margin = net.polish * -(-net.mel.n_fft // net.mel.hop)
+    held = None
+    for window, before, count in windows(again, margin):
+        samples = window.shape[-1] * net.mel.hop
+        while held is None or held.shape[-1] < samples:
+            made = next(raw)
+            held = made if held is None else torch.cat([held, made], dim=-1)
+        kept = slice(before * net.mel.hop, (before + count) * net.mel.hop)
+        polished = [
+            agree(held[b : b + 1, :samples], window[b : b + 1], net.mel, iterations=net.polish)[:, kept]
+            for b in range(len(window))
+        ]
+        yield torch.cat(polished).clamp(-1, 1)
+        held = held[:, max(before + count - margin, 0) * net.mel.hop :]
+
+
+def raw_pieces(
+    net: WaveNet,
+    mels: Iterable[Float[Tensor, "B M F"]],
+    style: Float[Tensor, "B D"] | None,
+    draw: Draw,
+) -> Iterator[Float[Tensor, "B T"]]:
+    """What the network itself says, chunk by chunk."""
+    weights, law, generator = pack(net, bfloat16=draw.bfloat16), net.sample_law, Generator().manual_seed(draw.seed)
+    table = law.decode(torch.arange(net.classes)).numpy() if isinstance(law, MuLaw) else np.zeros(1, np.float32)
+    components = 0 if isinstance(law, MuLaw) else net.components
+    state, past = None, np.zeros((0, 0))
+    per_frame = net.mel.hop // net.block
+    for window, before, count in windows(mels, net.margin):
+        batch, kept = len(window), slice(before * per_frame, (before + count) * per_frame)
+        if state is None:
+            state, past = start(net, batch), np.zeros((batch, net.order))
+        added = [condition(net, window[b : b + 1], None if style is None else style[b : b + 1]) for b in range(batch)]
+        gates = torch.stack([a[kept] if len(a) > 1 else a for a in added], dim=1).numpy()
+        noise = law.noise((count * per_frame, 1, net.block), generator).expand(-1, batch, -1, -1).contiguous().numpy()
+        made, state = generate(
+            weights, state, gates, noise, components, np.float32(net.log_scale_min), np.float32(draw.temperature), table
+        )
+        if net.order:
+            made, past = colour(net, made, window, before, count, past)
+        yield torch.from_numpy(made)
+
+
+def colour(
+    net: WaveNet, excitation: np.ndarray, window: Tensor, before: int, count: int, past: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Excitation to sound, by the filters of the chunk; also the samples that the next chunk's filters look back on."""
+    found = [linear_prediction(item.unsqueeze(0), net.mel, net.order) for item in window]
+    parts = found[0][1].shape[1] // window.shape[-1]
+    kept = slice(before * parts, (before + count) * parts)
+    coefficients = np.concatenate([a[:, kept].numpy() for a, _ in found])
+    gain = np.concatenate([g[:, kept].numpy() for _, g in found])
+    return filter_all_pole(excitation, coefficients, gain, past)
+
+
+def streams(
+    net: WaveNet,
+    mel: Float[Tensor, "B M F"],
+    style: Float[Tensor, "B D"] | None,
+    draw: Draw,
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Float[Tensor, "B T"]:
+    """A batch of mels to sound, its items shared out among threads."""
+    groups = torch.arange(len(mel)).tensor_split(min(threads, len(mel)))
+    stop = Event()
+
+    def run(group: Tensor) -> Tensor:
+        one_style = None if style is None else style[group]
+        made = []
+        for piece in pieces(net, [mel[group]], one_style, draw):
+            made.append(piece)
+            if progress is not None:
+                progress(piece.numel())
+            if stop.is_set():
+                break
+        return torch.cat(made, dim=1)
+
+    if len(groups) == 1:
+        return run(groups[0])
+    with ThreadPoolExecutor(len(groups)) as pool:
+        try:
+            return torch.cat(list(pool.map(run, groups)))
+        except BaseException:  # Ctrl-C reaches this thread; the others stop at their next chunk
+            stop.set()
+            raise
+
+
+def fold(mel: Float[Tensor, "1 M F"], folds: int, warm: int) -> tuple[Float[Tensor, "K M W"], list[tuple[int, int]]]:
+    """Cut one long mel at its quietest frames near equal parts into overlapping segments of one length.
+
+    Every segment starts `warm` frames early, to fill the receptive field, and reaches one frame into the next. Returns
+    the segments, and for each the frames [from, to) of itself that are its part, without the frame of overlap.
+    """
+    frames = mel.shape[-1]
+    loudness = mel[0].mean(0)
+    cuts = [0]
+    for k in range(1, folds):
+        middle, reach = k * frames // folds, frames // (4 * folds)
+        near = loudness[middle - reach : middle + reach + 1]
+        cuts.append(middle - reach + int(near.argmin()))
+    cuts.append(frames)
+    starts = [max(cut - warm, 0) for cut in cuts[:-1]]
+    length = max(min(end + 1, frames) - begin for begin, end in zip(starts, cuts[1:], strict=True))
+    padded = functional.pad(mel, (0, length), mode="replicate")
+    segments = torch.cat([padded[..., begin : begin + length] for begin in starts])
+    return segments, [(cut - begin, end - begin) for begin, cut, end in zip(starts, cuts, cuts[1:], strict=False)]
+
+
+def join(wavs: Float[Tensor, "K T"], parts: list[tuple[int, int]], hop: int) -> Float[Tensor, "1 T"]:
+    """Segments made by `fold`, cross-faded over one frame at equal power."""
+    angle = (torch.arange(hop) + 0.5) * (math.pi / 2 / hop)
+    made = []
+    for k, (wav, (begin, end)) in enumerate(zip(wavs, parts, strict=True)):
+        own = wav[begin * hop : end * hop].clone()
+        if k:
+            ending = wavs[k - 1][parts[k - 1][1] * hop :][:hop]
+            own[:hop] = own[:hop] * angle.sin() + ending * angle.cos()
+        made.append(own)
+    return torch.cat(made).unsqueeze(0)
