@@ -24,7 +24,6 @@ __all__ = ["Info", "info", "load_mel", "read", "save_mel", "write"]
 
 BLOCK = 1 << 16  # libsndfile overflows its stack on minutes of Ogg Vorbis given at once
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
-ENDLESS = 1 << 62  # libsndfile's count for a stream of unknown length
 STREAMED = 0x7FFF0000  # a header written before the end was known states about the largest size it can
 
 
@@ -171,7 +170,7 @@ def _opened(path: Path | str) -> soundfile.SoundFile:
 
 
 def _decoded(file: soundfile.SoundFile, path: Path | str) -> np.ndarray:
-    """All samples, mono, block by block: a header may lie about their number, or not know it."""
+    """All samples, mono, block by block: a header may lie about their number."""
     blocks = [np.zeros(0, np.float32)]
     try:
         while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
@@ -180,8 +179,7 @@ def _decoded(file: soundfile.SoundFile, path: Path | str) -> np.ndarray:
         reason = getattr(error, "error_string", error)
         raise WavegenError(f"{path} is truncated or damaged ({reason}); copy it again") from error
     wav = np.concatenate(blocks)
-    promised = file.frames if file.frames < ENDLESS else len(wav)
-    if promised != len(wav) or _missing_bytes(file.extra_info):
+    if file.frames != len(wav) or _missing_bytes(file.extra_info):
         raise WavegenError(f"{path} is truncated: its header promises more than its {len(wav)} samples; copy it again")
     return wav
 

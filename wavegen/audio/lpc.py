@@ -66,7 +66,9 @@ def whiten(
     past = functional.pad(wav, (order, 0)).unfold(1, held + order, held)  # (B, N, held + order), overlapping
     error_filter = functional.pad(-coefficients.flip(-1), (0, 1), value=1.0)  # x[t] minus its prediction
     windows = past.unfold(2, order + 1, 1)  # (B, N, held, order + 1)
-    return ((windows @ error_filter.unsqueeze(-1)).squeeze(-1) / gain.unsqueeze(-1)).reshape(batch, samples)
+    with torch.autocast(wav.device.type, enabled=False):  # rounding the sound to bfloat16 would drown its excitation
+        excitation = (windows @ error_filter.unsqueeze(-1)).squeeze(-1) / gain.unsqueeze(-1)
+    return excitation.reshape(batch, samples)
 
 
 @lru_cache(maxsize=16)

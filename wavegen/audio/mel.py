@@ -3,10 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,13 +22,13 @@ __all__ = ["MelSpec", "griffin_lim"]
 FRAMES_AT_ONCE = 4096  # bounds the memory of a ten-minute recording
 
 # What differs from Tacotron 2, whose convention the fields default to.
-LOG10: dict[str, Any] = {"fmax": 7600, "log": "log10", "floor": 1e-10}
+LOG10: dict[str, Any] = {"fmax": 7600.0, "log": "log10", "floor": 1e-10}
 CONVENTIONS: dict[str, dict[str, Any]] = {
     "tacotron2": {},
     "hifigan": {"epsilon": 1e-9, "centring": "middle"},
-    "r9y9": {**LOG10, "fmin": 125},
-    "parallel_wavegan": {**LOG10, "fmin": 80},
-    "parallel_wavegan_24k": {**LOG10, "fmin": 80, "rate": 24000, "n_fft": 2048, "hop": 300, "win": 1200},
+    "r9y9": {**LOG10, "fmin": 125.0},
+    "parallel_wavegan": {**LOG10, "fmin": 80.0},
+    "parallel_wavegan_24k": {**LOG10, "fmin": 80.0, "rate": 24000, "n_fft": 2048, "hop": 300, "win": 1200},
     "vocos": {"rate": 24000, "bins": 100, "fmax": None, "scale": "htk", "norm": None, "floor": 1e-7},
 }
 
@@ -65,8 +65,8 @@ class MelSpec:
     log: Literal["ln", "log10"] = "ln"
     floor: float = 1e-5
     centring: Literal["start", "middle"] = "start"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         try:  # JSON makes lists of tuples, people write 0 for 0.0; equal conventions must be equal and hash alike
@@ -95,7 +95,7 @@ class MelSpec:
         yield "floor > 0 and epsilon >= 0", 0 < self.floor < math.inf and 0 <= self.epsilon < math.inf
         middle = self.centring == "middle" and self.hop % 2 == 0
         yield "centring 'start', or 'middle' with an even hop", self.centring == "start" or middle
-        mean, std = self.mean or (), self.std or ()
+        mean, std = tuple(self.mean or ()), tuple(self.std or ())
         lengths = {len(mean), len(std)}
         yield (
             f"mean and std of {self.bins} values each, or neither",
@@ -107,7 +107,7 @@ class MelSpec:
         return WavegenError(f"got a mel convention of {self._changes()}; expected {expected}; correct the fields")
 
     @classmethod
-    def named(cls, name: str) -> Self:
+    def named(cls, name: str) -> "MelSpec":
         """A published convention: "tacotron2" (WaveGlow, Glow-TTS), "hifigan", "r9y9", "parallel_wavegan", "vocos", ...
 
         Those of r9y9 and ParallelWaveGAN were standardised by their corpus; give `mean` and `std` with
@@ -190,7 +190,7 @@ class MelSpec:
             mel = mel * mel.new_tensor(self.std)[:, None] + mel.new_tensor(self.mean)[:, None]
         return mel * self._unit
 
-    def check(self, mel: Float[Tensor, "*B M F"]) -> None:
+    def check(self, mel: Float[Tensor, "..."]) -> None:
         """Refuse what cannot be a mel of this convention.
 
         Raises:
@@ -209,7 +209,7 @@ class MelSpec:
         """The filterbank, from n_fft / 2 + 1 linear bins to mel bands."""
         return _tables(self, torch.device("cpu"), torch.float32)[1]
 
-    def amplitude(self, mel: Float[Tensor, "B M F"]) -> Float[Tensor, "B M F"]:
+    def amplitude(self, mel: Float[Tensor, "*B M F"]) -> Float[Tensor, "*B M F"]:
         """Linear magnitude per band: standardisation, logarithm and power undone.
 
         Where `power` is 2 this is the root of the band's energy, not the sum of its magnitudes.
@@ -220,7 +220,7 @@ class MelSpec:
         self.check(mel)
         return torch.exp(self._to_natural(mel) / self.power)
 
-    def convert(self, mel: Float[Tensor, "B M F"], to: "MelSpec") -> Float[Tensor, "B M F"]:
+    def convert(self, mel: Float[Tensor, "*B M F"], to: "MelSpec") -> Float[Tensor, "*B M F"]:
         """The same mel in another convention where that is exact: another logarithm, mean and std, or a higher floor.
 
         Raises:

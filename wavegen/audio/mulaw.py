@@ -66,7 +66,7 @@ def levels(classes: int = 256) -> Float[Tensor, " classes"]:
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def edges(classes: int = 256) -> Float[Tensor, " classes+1"]:
+def edges(classes: int = 256) -> Float[Tensor, " edges"]:
     """The boundaries of the classes from -1 to 1: class k holds edges[k] <= x < edges[k + 1].
 
     `log p(x) = log P(class) - log(edges[k + 1] - edges[k])` turns a probability into a density.
@@ -76,12 +76,12 @@ def edges(classes: int = 256) -> Float[Tensor, " classes+1"]:
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def _thresholds(classes: int) -> Float[Tensor, " classes-1"]:
+def _thresholds(classes: int) -> Float[Tensor, " thresholds"]:
     """The smallest float32 of each code from 1 up, by bisection of torchaudio's own formula over all floats."""
     _check(classes)
     code = torch.arange(1, classes)
-    low = torch.full_like(code, _order(-1))
-    high = torch.full_like(code, _order(1))
+    low = torch.full_like(code, _order(-1.0))
+    high = torch.full_like(code, _order(1.0))
     while (high - low > 1).any():
         middle = (low + high) // 2
         reached = mu_law_encoding(_float(middle), classes) >= code

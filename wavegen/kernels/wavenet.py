@@ -29,9 +29,8 @@ class Weights(NamedTuple):
     front: np.ndarray  # (P, C, R) what each sample of the last step adds to the first layer's input; float32
     front_bias: np.ndarray  # (R,) float32
     gate: np.ndarray  # (L, K * R, 2 * H) taps, oldest first; its bias is in the conditioning
-    residual: np.ndarray  # (L, H, R) scaled by sqrt(1/2)
+    outward: np.ndarray  # (L, H, S + R) to skip, and to residual scaled by sqrt(1/2)
     residual_bias: np.ndarray  # (L, R) float32, scaled likewise
-    skip: np.ndarray  # (L, H, S)
     skip_bias: np.ndarray  # (S,) float32
     head: np.ndarray  # (S, E)
     head_bias: np.ndarray  # (E,) float32
@@ -75,7 +74,7 @@ def _widen_overload(value):  # noqa: ANN001, ANN202
     return lambda value: _from_bits(np.int32(np.uint32(value) << np.uint32(16)))
 
 
-@njit(nogil=True, fastmath=True, inline="always")
+@njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def _exp(x: float) -> float:
     """e^x for float32 in [-87, 88], within 2e-7 relative: 2^n from the exponent bits, e^r from its Taylor series."""
     n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
@@ -90,25 +89,24 @@ def _exp(x: float) -> float:
     return p * _from_bits((np.int32(n) + np.int32(127)) << np.int32(23))
 
 
-@njit(nogil=True, fastmath=True, inline="always")
+@njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def _bound(x: float, limit: float) -> float:
     return min(max(x, -limit), limit)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _affine(weight, x, y):  # noqa: ANN001, ANN202
-    """y += x @ weight, for each stream: (m, n), (B, m), (B, n). Four rows a pass keep y out of the way."""
-    m, n = weight.shape
-    for i in range(0, m, ROWS):
-        for b in range(x.shape[0]):
-            x0, x1, x2, x3 = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3]
-            for j in range(n):
-                y[b, j] += (_widen(weight[i, j]) * x0 + _widen(weight[i + 1, j]) * x1) + (
-                    _widen(weight[i + 2, j]) * x2 + _widen(weight[i + 3, j]) * x3
-                )
+    """y += x @ weight, for each stream: (m, n), (B, m), (B, n). Views of one row each let the compiler vectorise."""
+    for b in range(x.shape[0]):
+        x_b, y_b = x[b], y[b]
+        for i in range(0, weight.shape[0], ROWS):
+            w0, w1, w2, w3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
+            x0, x1, x2, x3 = x_b[i], x_b[i + 1], x_b[i + 2], x_b[i + 3]
+            for j in range(weight.shape[1]):
+                y_b[j] += (_widen(w0[j]) * x0 + _widen(w1[j]) * x1) + (_widen(w2[j]) * x2 + _widen(w3[j]) * x3)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _gate(z, y):  # noqa: ANN001, ANN202
     """y = tanh(a) sigmoid(b), z = [a, b]: one division for both."""
     half = y.shape[1]
@@ -119,7 +117,7 @@ def _gate(z, y):  # noqa: ANN001, ANN202
             y[b, j] = (np.float32(1) - tangent) / ((np.float32(1) + tangent) * (np.float32(1) + sigmoid))
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _choose(logits, uniform, sharpness):  # noqa: ANN001, ANN202
     """The class whose interval of the cumulative distribution holds `uniform`; logits are overwritten."""
     top = logits[0]
@@ -137,7 +135,7 @@ def _choose(logits, uniform, sharpness):  # noqa: ANN001, ANN202
     return len(logits) - 1
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _draw_mixture(params, noise, components, log_scale_min, temperature):  # noqa: ANN001, ANN202
     """A sample of `distributions.MixtureOf...` from one (3 * components) or two parameters."""
     k = 0
@@ -147,38 +145,47 @@ def _draw_mixture(params, noise, components, log_scale_min, temperature):  # noq
     return mean + _exp(_bound(max(log_scale, log_scale_min), np.float32(80))) * temperature * noise[1]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _layers(weights, state, condition, h, z, y, skip):  # noqa: ANN001, ANN202
-    """Run the gated stack on h (B, R) for one step, advancing the rings and adding to skip (B, S)."""
-    layers, taps, width = weights.gate.shape[0], weights.gate.shape[1] // h.shape[1], h.shape[1]
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _layers(weights, state, condition, taps, z, y, sums):  # noqa: ANN001, ANN202
+    """Run the gated stack for one step, advancing the rings.
+
+    sums (B, S + R) holds the skip connections so far and the layer's input side by side, so that one pass over the
+    weights adds to both; taps (B, K * R), z (B, 2H) and y (B, H) are scratch.
+    """
+    layers, width = weights.residual_bias.shape
+    skip, others = sums.shape[1] - width, taps.shape[1] - width
     half = np.float32(0.7071067811865476)
     start, step = 0, state.step[0]
     for layer in range(layers):
         dilation = weights.dilations[layer]
-        length = (taps - 1) * dilation
-        z[:] = condition[:, layer]
-        for tap in range(taps - 1):
-            slot = start + (step - (taps - 1 - tap) * dilation) % length
-            _affine(weights.gate[layer, tap * width : (tap + 1) * width], state.rings[slot], z)
-        _affine(weights.gate[layer, (taps - 1) * width :], h, z)
-        state.rings[start + step % length] = h
-        start += length
-        _gate(z, y)
-        _affine(weights.skip[layer], y, skip)
-        for b in range(h.shape[0]):
+        length = others // width * dilation
+        for b in range(sums.shape[0]):
+            tap_b, sums_b, bias = taps[b], sums[b], weights.residual_bias[layer]
+            for column in range(0, others, width):
+                old = state.rings[start + (step + column // width * dilation) % length, b]
+                for j in range(width):
+                    tap_b[column + j] = old[j]
+            new = state.rings[start + step % length, b]
             for j in range(width):
-                h[b, j] = h[b, j] * half + weights.residual_bias[layer, j]
-        _affine(weights.residual[layer], y, h)
+                h = sums_b[skip + j]
+                tap_b[others + j] = h
+                new[j] = h
+                sums_b[skip + j] = h * half + bias[j]
+            z[b] = condition[b, layer]
+        start += length
+        _affine(weights.gate[layer], taps, z)
+        _gate(z, y)
+        _affine(weights.outward[layer], y, sums)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _head(weights, skip, hidden, params):  # noqa: ANN001, ANN202
-    """ReLU, affine, ReLU, affine: from skip (B, S) to params (B, O)."""
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _head(weights, sums, skip, hidden, params):  # noqa: ANN001, ANN202
+    """ReLU, affine, ReLU, affine: from sums (B, S + R), of which skip (B, S) is made, to params (B, O)."""
     for b in range(skip.shape[0]):
         hidden[b] = weights.head_bias
         params[b] = weights.out_bias
         for j in range(skip.shape[1]):
-            skip[b, j] = max(skip[b, j], np.float32(0))
+            skip[b, j] = max(sums[b, j], np.float32(0))
     _affine(weights.head, skip, hidden)
     for b in range(hidden.shape[0]):
         for j in range(hidden.shape[1]):
@@ -186,7 +193,7 @@ def _head(weights, skip, hidden, params):  # noqa: ANN001, ANN202
     _affine(weights.out, hidden, params)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def generate(weights, state, condition, noise, components, log_scale_min, temperature, table):  # noqa: ANN001, ANN201
     """Draw N steps of P samples for B streams.
 
@@ -196,26 +203,29 @@ def generate(weights, state, condition, noise, components, log_scale_min, temper
     """
     state = State(state.rings.copy(), state.last.copy(), state.step.copy())
     steps, batch, block = noise.shape[0], noise.shape[1], noise.shape[2]
-    classes, residual = weights.front.shape[1], weights.front.shape[2]
+    classes = weights.front.shape[1]
     width = classes if components == 0 else (2 if components == 1 else 3 * components)
-    h = np.empty((batch, residual), np.float32)
+    taps = np.empty((batch, weights.gate.shape[1]), np.float32)
     z = np.empty((batch, weights.gate.shape[2]), np.float32)
-    y = np.empty((batch, weights.skip.shape[1]), np.float32)
-    skip = np.empty((batch, weights.skip.shape[2]), np.float32)
+    y = np.empty((batch, weights.outward.shape[1]), np.float32)
+    sums = np.empty((batch, weights.outward.shape[2]), np.float32)
+    skip = np.empty((batch, len(weights.skip_bias)), np.float32)
     hidden = np.empty((batch, weights.head.shape[1]), np.float32)
     params = np.empty((batch, weights.out.shape[1]), np.float32)
     samples = np.empty((batch, steps * block), np.float32)
     for n in range(steps):
         for b in range(batch):
-            h[b] = weights.front_bias
-            skip[b] = weights.skip_bias
+            sums[b, : skip.shape[1]] = weights.skip_bias
+            h = sums[b, skip.shape[1] :]
+            h[:] = weights.front_bias
             for p in range(block):
                 entry = int(state.last[b, p]) if components == 0 else 0
                 scale = np.float32(1) if components == 0 else state.last[b, p]
-                for j in range(residual):
-                    h[b, j] += weights.front[p, entry, j] * scale
-        _layers(weights, state, condition[n % condition.shape[0]], h, z, y, skip)
-        _head(weights, skip, hidden, params)
+                row = weights.front[p, entry]
+                for j in range(len(row)):
+                    h[j] += row[j] * scale
+        _layers(weights, state, condition[n % condition.shape[0]], taps, z, y, sums)
+        _head(weights, sums, skip, hidden, params)
         for b in range(batch):
             links = block * width
             for p in range(block):

@@ -46,14 +46,14 @@ def pack(net: WaveNet, *, bfloat16: bool = True) -> Weights:
 
     stack, half = net.stack, math.sqrt(0.5)
     residual = functional.pad(stack.residual * half, (0, 0, 0, 0, 0, 1))  # the last layer's goes nowhere
+    skip = stack.skip.weight.T.unflatten(0, (net.layers, -1))
     bias = functional.pad(stack.residual_bias * half, (0, 0, 0, 1))
     return Weights(
         front=plain(net.front),
         front_bias=plain(net.front_bias),
         gate=rows(stack.gate.flatten(1, 2)),
-        residual=rows(residual),
+        outward=rows(torch.cat([skip, residual], dim=-1)),
         residual_bias=plain(bias),
-        skip=rows(stack.skip.weight.T.unflatten(0, (net.layers, -1))),
         skip_bias=plain(stack.skip.bias),
         head=rows(net.hidden.weight.T),
         head_bias=plain(net.hidden.bias),
@@ -102,7 +102,7 @@ def condition(
 ) -> Float[Tensor, "N L G"]:
     """What conditioning and biases add to the gates of every layer, for every step of a window (one step if none)."""
     cond = None if window is None else net.steps_condition(window)
-    return net.stack.condition(cond, style)[:, 0].unflatten(-1, (net.layers, -1))
+    return net.stack.condition(cond, style)[:, 0].unflatten(-1, (net.layers, -1)).detach()
 
 
 class Draw(NamedTuple):

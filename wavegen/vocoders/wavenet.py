@@ -82,7 +82,8 @@ class WaveNet(Vocoder):
         },
         "edge": {
             "law": "gaussians", "components": 1, "layers": 12, "stacks": 2, "residual": 128, "gate": 128, "skip": 128,
-            "head": 128, "cond": 96, "context": (5, 3), "block": 8, "order": 32, "log_scale_min": -7.0,
+            "head": 128, "cond": 96, "context": (5, 3), "block": 16, "order": 32, "log_scale_min": -7.0,
+            "polish": 4,
             "mel": MelSpec.named("hifigan"), "mel_mean": -5.0, "mel_std": 3.0,
         },
         "paper": {},
@@ -185,7 +186,8 @@ class WaveNet(Vocoder):
         """Parameters of the law of every sample given those of earlier steps, and the links within each step."""
         past = functional.pad(self.steps(u)[:-1], (0, 0, 0, 0, 1, 0))
         y = functional.relu(self.stack(self.embed(past), self.steps_condition(mel), style))
-        y = self.out(functional.relu(self.hidden(y))).float()
+        with torch.autocast(y.device.type, enabled=False):  # means and log scales need more digits than bfloat16's eight
+            y = self.out(functional.relu(self.hidden(y.float())))
         own = self.block * self.sample_law.width
         return y[..., :own].unflatten(-1, (self.block, -1)), y[..., own:]
 
@@ -207,7 +209,8 @@ class WaveNet(Vocoder):
         row, column = torch.tril_indices(self.block, self.block, -1, device=u.device)
         matrix = links.new_zeros(*links.shape[:-1], self.block, self.block)
         matrix[..., row, column] = links
-        return (matrix @ u.unsqueeze(-1)).squeeze(-1)
+        with torch.autocast(u.device.type, enabled=False):
+            return (matrix @ u.unsqueeze(-1)).squeeze(-1)
 
     def nats(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "B T"]:
         """Negative log density of every sample, in nats, over x in [-1, 1].

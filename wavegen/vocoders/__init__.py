@@ -1,0 +1,1 @@
+"""Mel spectrogram in, sound out: one architecture per file."""
