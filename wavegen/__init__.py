@@ -33,9 +33,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604, F822 - the names above, imported when first asked for, so that nobody waits for torch
-    *_HOME_OF
-]
+__all__ = [*_HOME_OF]  # imported when first asked for, so that nobody waits for torch
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from wavegen.errors import WavegenError
 
 __all__ = ["write_aside"]
@@ -34,8 +36,8 @@ def write_aside(path: Path | str) -> Iterator[Path]:
         os.umask(umask)
         aside.chmod(0o666 & ~umask)  # mkstemp makes private files; a saved voice is not one
         aside.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SafetensorError) as error:  # safetensors has its own name for a full disk
+        reason = getattr(error, "strerror", None) or error
         raise WavegenError(f"cannot write {path}: {reason}; name a writable folder with free space") from error
     finally:
         if aside is not None:

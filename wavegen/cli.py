@@ -1,33 +1,245 @@
-"""The `wavegen` command."""
+"""The `wavegen` command: one short function a verb, each calling the public API."""
 
+import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from wavegen.errors import WavegenError
+
+if TYPE_CHECKING:  # torch takes seconds to import: each verb imports what it needs
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from wavegen.vocoders.base import Vocoder
 
 __all__ = ["main", "run"]
 
 app = App(name="wavegen", help="Speech from likelihood models: train a vocoder, turn mels into sound, measure both.")
+data = App(name="data", help="Fetch and audit recordings.")
+app.command(data)
+
+VOICE = "kathleen-wavenet"
+MELS = (".npy", ".safetensors")
+
+
+@app.command
+def vocode(
+    source: Path,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    vocoder: str = VOICE,
+    seed: int = 0,
+    temperature: float | None = None,
+    folds: int = 1,
+    threads: int = 1,
+) -> None:
+    """Turn a mel into sound; a recording is turned into a mel first (copy synthesis).
+
+    Args:
+        source: a recording, or a mel: .safetensors as `wavegen mel` writes it, or .npy of (bins, frames).
+        output: the sound to write, .wav or .flac; - writes 16-bit samples to standard output as they are made.
+        vocoder: a voice that ships, or a model file.
+        seed: another number, another take.
+        temperature: 1 draws as the model learned, less is calmer; the voice knows what suits it.
+        folds: cut a long sound into so many streams, made together; faster with threads.
+        threads: processor cores to use for folds.
+    """
+    from wavegen.audio.files import write
+    from wavegen.voices import load_voice
+
+    voice = load_voice(vocoder)
+    mel = _mel_of(source, voice)
+    if str(output) == "-":
+        _stream(voice, mel, seed=seed, temperature=temperature)
+        return
+    settings = {"folds": folds, "threads": threads} if folds > 1 else {}
+    with _progress(mel.shape[-1] * voice.mel.hop, voice.mel.rate) as progress:
+        wav = voice.synthesize(mel.unsqueeze(0), seed=seed, temperature=temperature, progress=progress, **settings)
+    write(output, wav[0], voice.mel.rate)
+
+
+def _mel_of(source: Path, voice: "Vocoder") -> "Float[Tensor, 'M F']":
+    """The mel in a file, of the voice's convention, or that of a recording."""
+    from wavegen.audio.files import load_mel, read
+
+    if source.suffix in MELS:
+        mel, spec = load_mel(source, voice.mel if source.suffix == ".npy" else None)
+        voice.check_mel(spec)
+        return mel
+    wav, _ = read(source, rate=voice.mel.rate)
+    return voice.mel(wav.unsqueeze(0))[0]
+
+
+def _stream(voice: "Vocoder", mel: "Float[Tensor, 'M F']", *, seed: int, temperature: float | None) -> None:
+    """Write 16-bit little-endian samples to standard output, chunk by chunk."""
+    for piece in voice.stream(mel.split(8, dim=-1), seed=seed, temperature=temperature):
+        sys.stdout.buffer.write((piece * 32767).round().short().numpy().astype("<i2").tobytes())
+        sys.stdout.buffer.flush()
+
+
+class _progress:  # noqa: N801 - reads as a verb in a `with`
+    """A bar of samples made, with samples a second and how many times faster than real time that is."""
+
+    def __init__(self, samples: int, rate: int) -> None:
+        from tqdm import tqdm
+
+        self.rate = rate
+        self.bar = tqdm(total=samples, unit="sample", unit_scale=True, desc="vocode", delay=1, disable=None)
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self.advance
+
+    def advance(self, samples: int) -> None:
+        self.bar.update(samples)
+        if speed := self.bar.format_dict["rate"]:
+            self.bar.set_postfix_str(f"{speed / self.rate:.1f} x real time")
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+
+@app.command
+def mel(
+    source: Path,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    convention: str = "hifigan",
+) -> None:
+    """Write the mel of a recording.
+
+    Args:
+        source: a recording of any format and rate.
+        output: a .safetensors file, which also says by what convention the mel was made.
+        convention: tacotron2, hifigan, r9y9, parallel_wavegan, parallel_wavegan_24k or vocos.
+    """
+    from wavegen.audio.files import read, save_mel
+    from wavegen.audio.mel import MelSpec
+
+    spec = MelSpec.named(convention)
+    wav, _ = read(source, rate=spec.rate)
+    save_mel(output, spec(wav.unsqueeze(0))[0], spec)
+
+
+@data.command
+def download(corpus: str, output: Path, *, archive: Path | None = None) -> None:
+    """Fetch a corpus, verify its SHA-256 and unpack it; run again to resume.
+
+    Args:
+        corpus: ljspeech.
+        output: the folder to unpack into.
+        archive: the corpus file, if you have it already.
+    """
+    from wavegen.data import download as fetch
+
+    if corpus != "ljspeech":
+        raise WavegenError(f"got the corpus {corpus!r}, expected ljspeech; use any other from a folder of your own")
+    print(fetch(output, archive=archive))
+
+
+@data.command
+def check(folder: Path, *, rate: int | None = None) -> None:
+    """Audit recordings before training; exits with 1 if something would break it.
+
+    Args:
+        folder: LJSpeech layout (metadata.csv and wavs/), or any folder of audio.
+        rate: the rate in Hz that the recordings should have.
+    """
+    from wavegen.data import check as audit
+
+    report = audit(folder, rate=rate)
+    print(report)
+    if report.fatal:
+        sys.exit(1)
+
+
+@app.command
+def evaluate(
+    *,
+    reference: Path | None = None,
+    synthesized: Path | None = None,
+    vocoder: str | None = None,
+    data: Path | None = None,
+    split: str | None = None,
+    clips: int | None = None,
+    temperature: float | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """Measure how far synthesized speech is from recordings: two folders, or copy synthesis by a vocoder.
+
+    Prints a table of means with 95 % intervals.
+
+    Args:
+        reference: a folder of recordings.
+        synthesized: a folder of files of the same names.
+        vocoder: a voice that ships or a model file; compared with Griffin-Lim and the recordings themselves.
+        data: the corpus it copies.
+        split: a list of the clips to use, such as test.csv in the corpus.
+        clips: only the first so many.
+        temperature: of the vocoder, if not the one that suits it.
+        output: a folder for evaluation.json, evaluation.md and evaluation.png.
+    """
+    from wavegen.data import Corpus
+    from wavegen.evaluation.compare import evaluate_folders, evaluate_vocoder
+    from wavegen.voices import load_voice
+
+    if reference and synthesized and not (vocoder or data):
+        found = evaluate_folders(reference, synthesized, out=output)
+    elif vocoder and data and not (reference or synthesized):
+        chosen = Corpus.open(data, split)[:clips]
+        found = evaluate_vocoder(load_voice(vocoder), chosen, name=vocoder, out=output, temperature=temperature)
+    else:
+        raise WavegenError(
+            "got neither pair of options, expected --reference and --synthesized, or --vocoder and --data"
+        )
+    print(found.to_markdown())
+
+
+@app.command
+def info(file: Path) -> None:
+    """Print what a model file holds: class, fields and notes, without reading its weights."""
+    from wavegen.model import read_header
+
+    print(json.dumps(read_header(file), indent=2))
+
+
+@app.command
+def bench(*, presets: tuple[str, ...] = (), seconds: float = 1.0, repeats: int = 3, output: Path | None = None) -> None:
+    """Measure speed and memory on this machine: generation, streaming and training of each preset.
+
+    Args:
+        presets: of WaveNet; the quick ones if none is named.
+        seconds: of sound to make in each measurement.
+        repeats: processes, of which the median is printed.
+        output: also write the figures to this JSON file.
+    """
+    from wavegen.bench import bench as measure
+
+    measure(presets, seconds=seconds, repeats=repeats, output=output)
 
 
 def _started(app: App) -> Any:
     """Run a command line; what the user can mend is one sentence and exit code 2."""
+    name = Path(sys.argv[0]).name
     try:
         return app()
     except WavegenError as error:
-        print(f"{app.name[0]}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # who read our output has gone; there is nobody to tell
+        sys.exit(1)
     except KeyboardInterrupt:
-        print(f"{app.name[0]}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
 def run(main: Callable[..., Any]) -> None:
     """Call a recipe's `main` with the command line, its keyword arguments being the options."""
-    recipe = App(name=sys.argv[0], help_format="plaintext")
+    recipe = App(name=Path(sys.argv[0]).name, help_format="plaintext")
     recipe.default(main)
     _started(recipe)
 

@@ -8,13 +8,13 @@ With randomness as an argument, every implementation of a sampler can be compare
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from wavegen.audio import mulaw
 from wavegen.errors import WavegenError
 
 __all__ = ["LAWS", "Law", "MixtureOfGaussians", "MixtureOfLogistics", "MuLaw"]
@@ -65,14 +65,17 @@ class MuLaw(Law):
     """
 
     classes: int = 256
-    discrete: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise WavegenError(f"got a softmax over {self.classes} classes, expected at least 2")
 
     @property
     def width(self) -> int:
         return self.classes
 
     def log_prob(self, params: Float[Tensor, "*S width"], x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        edges = mulaw_edges(self.classes).to(params)
+        edges = mulaw.edges(self.classes).to(params)
         code = self.encode(x)
         chosen = functional.log_softmax(params, -1).gather(-1, code.unsqueeze(-1)).squeeze(-1)
         return chosen - (edges[1:] - edges[:-1]).log()[code]
@@ -88,25 +91,11 @@ class MuLaw(Law):
 
     def encode(self, x: Float[Tensor, "*S"]) -> Int[Tensor, "*S"]:
         """The class of x in [-1, 1]."""
-        return torch.bucketize(x.contiguous(), mulaw_edges(self.classes)[1:-1].to(x), right=True)
+        return mulaw.encode(x, self.classes)
 
     def decode(self, code: Int[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """The value a class stands for."""
-        return mulaw_expand(2 * code.double() / (self.classes - 1) - 1, self.classes).float()
-
-
-def mulaw_expand(y: Float[Tensor, "*S"], classes: int) -> Float[Tensor, "*S"]:
-    """Invert the mu-law compression: from [-1, 1] to [-1, 1] (ITU-T G.711 with mu = classes - 1)."""
-    mu = classes - 1
-    return y.sign() * ((y.abs() * math.log1p(mu)).exp() - 1) / mu
-
-
-def mulaw_edges(classes: int) -> Float[Tensor, " edges"]:
-    """The classes + 1 boundaries of the mu-law steps in [-1, 1], float64; a boundary belongs to the upper class."""
-    inner = (torch.arange(1, classes, dtype=torch.float64) * 2 - 1) / (classes - 1) - 1
-    edges = mulaw_expand(inner, classes)
-    one = edges.new_ones(1)
-    return torch.cat([-one, edges, one])
+        return mulaw.decode(code, self.classes)
 
 
 @dataclass(frozen=True)
@@ -115,7 +104,6 @@ class _Mixture(Law):
 
     components: int = 1
     log_scale_min: float = -7.0
-    discrete: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.components < 1:
@@ -128,9 +116,7 @@ class _Mixture(Law):
     def split(self, params: Float[Tensor, "*S width"]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and log scales, each (*S, components)."""
         k = self.components
-        logits = params[..., :-2] if k == 1 else params[..., :k]
-        if k == 1:
-            logits = torch.zeros_like(params[..., :1])
+        logits = params[..., :k] if k > 1 else torch.zeros_like(params[..., :1])
         return logits, params[..., -2 * k : -k], params[..., -k:].clamp(min=self.log_scale_min)
 
     @abstractmethod

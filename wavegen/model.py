@@ -39,9 +39,21 @@ class Model(nn.Module, ABC):
             raise WavegenError(f"{cls.__name__} has no preset {name!r}; choose one of {', '.join(cls.presets)}")
         return cls(**{**cls.presets[name], **changes})
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The model of a `config`, also after JSON has made mappings of nested dataclasses and lists of tuples."""
+        hints = get_type_hints(cls)
+
+        def typed(hint: Any, value: Any) -> Any:
+            if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+                return hint(**value)  # type: ignore[operator]
+            return tuple(value) if isinstance(value, list) else value
+
+        return cls(**{name: typed(hints.get(name), value) for name, value in config.items()})
+
     @property
     def config(self) -> dict[str, Any]:
-        """The fields, ready for JSON; `type(model)(**config)` builds the same architecture."""
+        """The fields, ready for JSON; `from_config` builds the same architecture from it."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     def save(self, path: Path | str, *, notes: Mapping[str, Any] | None = None) -> None:
@@ -66,11 +78,11 @@ class Model(nn.Module, ABC):
                 f"{path} holds a {found.__name__}, expected a {cls.__name__}; load it with {found.__name__}.load"
             )
         try:
-            model = found(**_typed(found, header["config"]))
+            model = found.from_config(header["config"])
             with safe_open(path, framework="pt") as file:
-                model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
-        except (RuntimeError, TypeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
+                model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - no mapping
+        except Exception as error:  # what a constructor makes of fields that no `save` wrote can be anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise WavegenError(
                 f"{path} does not fit {found.__name__} of this version ({reason}); save it again with this version"
             ) from error
@@ -86,7 +98,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
             header = json.loads((file.metadata() or {})["wavegen"])
         if not all(isinstance(header[key], kind) for key, kind in (("class", str), ("config", dict), ("notes", dict))):
             raise KeyError("header")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise WavegenError(
             f"{path} is not a complete wavegen model file ({type(error).__name__}); copy or save it again"
         ) from error
@@ -105,16 +117,3 @@ def _class_named(name: str, path: Path | str) -> type[Model]:
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise WavegenError(f"{path} names the class {name!r}, expected a model of this package; it was not loaded")
     return found
-
-
-def _typed(cls: type[Model], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its nested dataclasses and tuples rebuilt from what JSON made of them."""
-    hints = get_type_hints(cls)
-
-    def typed(name: str, value: Any) -> Any:
-        hint = hints.get(name)
-        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-            return hint(**value)  # type: ignore[operator]
-        return tuple(value) if isinstance(value, list) else value
-
-    return {name: typed(name, value) for name, value in config.items()}

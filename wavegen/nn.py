@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+from wavegen.errors import WavegenError
+
 __all__ = ["GatedStack", "Upsample", "factors"]
 
 
@@ -26,12 +28,14 @@ def delayed(rows: int, delay: int) -> tuple[slice, slice]:
 class GatedLayers(torch.autograd.Function):
     """The gated layers of a stack with the derivative written out: rows (n, b) times channels.
 
-    For layer l with taps W_k delayed by d_k rows, conditioning c and residual weights R (the last layer has none):
+    For layer l with taps W_k delayed by d_k rows, a bias w, conditioning c and residual weights R (the last layer has
+    none):
 
-        [a, b] = sum_k h[. - d_k] W_k + c;    y = tanh(a) sigmoid(b);    h <- (h + y R + r) sqrt(1/2)
+        [t, s] = tanh(sum_k h[. - d_k] W_k + c V + w);    y = t (1 + s);    h <- (h + y R + r) sqrt(1/2)
 
-    Returns all y side by side, (N * B, L * H). The sigmoid is written with tanh, because torch's sigmoid-like kernels
-    are many times slower than it in some processes.
+    Returns all y side by side, (N * B, L * H). With the second half of W, V and w halved beforehand, y is twice
+    tanh(a) sigmoid(b): the sigmoid is written as a tanh, because torch's sigmoid-like kernels are many times slower in
+    some processes, and so that both halves are one pass over contiguous memory.
     """
 
     @staticmethod
@@ -39,62 +43,62 @@ class GatedLayers(torch.autograd.Function):
         ctx: FunctionCtx,
         delays: list[list[int]],
         h: Float[Tensor, "M R"],
-        added: Float[Tensor, "M LG"] | Float[Tensor, "1 LG"],
+        cond: Float[Tensor, "M C"],
         gate: Float[Tensor, "L K R G"],
+        gate_bias: Float[Tensor, "L G"],
+        gate_cond: Float[Tensor, "L C G"],
         residual: Float[Tensor, "l H R"],
         residual_bias: Float[Tensor, "l R"],
     ) -> Float[Tensor, "M LH"]:
-        layers, _, _, double = gate.shape
-        half = double // 2
+        layers, half, root = len(gate), gate.shape[-1] // 2, math.sqrt(0.5)
         outputs = h.new_empty(len(h), layers * half)
-        inputs, tangents, sigmoids = [], [], []
+        inputs, gates = [], []
         for layer in range(layers):
-            z = added[:, layer * double : (layer + 1) * double].expand(len(h), -1).contiguous()
+            z = torch.addmm(gate_bias[layer], cond, gate_cond[layer])
             for tap, delay in enumerate(delays[layer]):
                 now, then = delayed(len(h), delay)
                 z[now].addmm_(h[then], gate[layer, tap])
-            tangent, sigmoid = torch.tanh(z[:, :half]), torch.tanh(z[:, half:] * 0.5).mul_(0.5).add_(0.5)
-            y = torch.mul(tangent, sigmoid, out=outputs[:, layer * half : (layer + 1) * half])
+            z.tanh_()
+            y = outputs[:, layer * half : (layer + 1) * half]
+            torch.addcmul(z[:, :half], z[:, :half], z[:, half:], out=y)
             inputs.append(h)
-            tangents.append(tangent)
-            sigmoids.append(sigmoid)
+            gates.append(z)
             if layer < len(residual):
-                h = torch.addmm(residual_bias[layer], y, residual[layer]).add_(h).mul_(math.sqrt(0.5))
-        ctx.delays, ctx.common = delays, len(added) == 1  # type: ignore[attr-defined]
-        ctx.save_for_backward(outputs, gate, residual, *inputs, *tangents, *sigmoids)
+                h = torch.addmm(h, y, residual[layer], beta=root, alpha=root).add_(residual_bias[layer], alpha=root)
+        ctx.delays = delays  # type: ignore[attr-defined]
+        ctx.save_for_backward(cond, outputs, gate, gate_cond, residual, *inputs, *gates)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        outputs, gate, residual, *saved = ctx.saved_tensors  # type: ignore[attr-defined]
-        layers, _, _, double = gate.shape
-        half = double // 2
-        inputs, tangents, sigmoids = (saved[i * layers : (i + 1) * layers] for i in range(3))
-        d_gate, d_residual = torch.empty_like(gate), torch.empty_like(residual)
-        d_bias = residual.new_empty(len(residual), residual.shape[-1])
-        d_added = outputs.new_empty(len(outputs), layers * double)
-        d_h = torch.zeros_like(inputs[0])
+        cond, outputs, gate, gate_cond, residual, *saved = ctx.saved_tensors  # type: ignore[attr-defined]
+        layers, half = len(gate), gate.shape[-1] // 2
+        inputs, gates = saved[:layers], saved[layers:]
+        d_gate, d_gate_cond, d_residual = (torch.empty_like(weight) for weight in (gate, gate_cond, residual))
+        d_gate_bias = gate.new_empty(layers, 2 * half)
+        d_residual_bias = residual.new_empty(len(residual), residual.shape[-1])
+        d_h, d_cond = torch.zeros_like(inputs[0]), torch.zeros_like(cond)
         for layer in reversed(range(layers)):
             columns = slice(layer * half, (layer + 1) * half)
-            d_y = grads[0][:, columns]
+            d_y, t, s = grads[0][:, columns], gates[layer][:, :half], gates[layer][:, half:]
             if layer < len(residual):
                 d_h = d_h.mul_(math.sqrt(0.5))
                 torch.mm(outputs[:, columns].T, d_h, out=d_residual[layer])
-                d_bias[layer] = d_h.sum(0)
+                d_residual_bias[layer] = d_h.sum(0)
                 d_y = torch.addmm(d_y, d_h, residual[layer].T)
-            tangent, sigmoid = tangents[layer], sigmoids[layer]
-            d_z = d_added[:, layer * double : (layer + 1) * double]
-            through = d_y * sigmoid
-            torch.mul(through, 1 - tangent * tangent, out=d_z[:, :half])
-            torch.mul(through.mul_(tangent), 1 - sigmoid, out=d_z[:, half:])
+            d_z = torch.empty_like(gates[layer])
+            torch.addcmul(d_y, d_y, s, out=d_z[:, :half])
+            torch.mul(d_y, t, out=d_z[:, half:])
+            d_z = torch.ops.aten.tanh_backward(d_z, gates[layer])
+            d_gate_bias[layer] = d_z.sum(0)
+            torch.mm(cond.T, d_z, out=d_gate_cond[layer])
+            d_cond.addmm_(d_z, gate_cond[layer].T)
             for tap, delay in enumerate(ctx.delays[layer]):  # type: ignore[attr-defined]
                 now, then = delayed(len(d_h), delay)
                 torch.mm(inputs[layer][then].T, d_z[now], out=d_gate[layer, tap])
                 d_h[then].addmm_(d_z[now], gate[layer, tap].T)
-        if ctx.common:  # type: ignore[attr-defined]
-            d_added = d_added.sum(0, keepdim=True)
-        return None, d_h, d_added, d_gate, d_residual, d_bias
+        return None, d_h, d_cond, d_gate, d_gate_bias, d_gate_cond, d_residual, d_residual_bias
 
 
 class GatedStack(nn.Module):
@@ -104,7 +108,7 @@ class GatedStack(nn.Module):
 
         y = tanh(W_f * h + V_f c) sigmoid(W_g * h + V_g c);    h <- (h + W_r y) sqrt(1/2);    skips += W_s y
 
-    A causal stack looks back only; otherwise taps are centred. `cond` is the number of conditioning channels of every
+    A causal stack looks back only; otherwise taps, of an odd number, are centred. `cond` is the number of conditioning channels of every
     step, `style` the size of one vector for the whole sequence; 0 for none.
     """
 
@@ -121,6 +125,8 @@ class GatedStack(nn.Module):
         causal: bool = True,
     ) -> None:
         super().__init__()
+        if not causal and kernel % 2 == 0:
+            raise WavegenError(f"got a kernel of {kernel} taps to be centred, expected an odd number of them")
         self.dilations, self.kernel, self.causal = tuple(dilations), kernel, causal
         layers = len(self.dilations)
 
@@ -150,10 +156,21 @@ class GatedStack(nn.Module):
         """
         added = self.gate_bias.view(1, 1, -1)
         if self.cond is not None:
-            added = functional.linear(cond, self.cond.weight, self.gate_bias)
+            added = added + self.cond(cond)
+        return added if self.style is None else added + self.style(style)
+
+    def _beside(
+        self, cond: Float[Tensor, "N B C"] | None, style: Float[Tensor, "B D"] | None, h: Float[Tensor, "N B R"]
+    ) -> tuple[Float[Tensor, "N B E"], Float[Tensor, "L E G"]]:
+        """Conditioning and style side by side for every step, and the weights that take them to the gates."""
+        parts, weights = [h[..., :0]], [self.gate_bias.new_zeros(len(self.gate_bias), 0)]
+        if self.cond is not None:
+            parts.append(cond)
+            weights.append(self.cond.weight)
         if self.style is not None:
-            added = added + self.style(style)
-        return added
+            parts.append(style.expand(len(h), -1, -1))
+            weights.append(self.style.weight)
+        return torch.cat(parts, dim=-1), torch.cat(weights, dim=1).unflatten(0, (len(self.gate), -1)).mT
 
     def forward(
         self,
@@ -163,15 +180,17 @@ class GatedStack(nn.Module):
     ) -> Float[Tensor, "N B S"]:
         steps, batch, _ = h.shape
         kind = torch.get_autocast_dtype(h.device.type) if torch.is_autocast_enabled(h.device.type) else h.dtype
-        added = self.condition(cond, style)
-        if added.shape[:2] != (1, 1):
-            added = added.expand(steps, batch, -1)
+        beside, weight = self._beside(cond, style, h)
+        slope = self.gate.new_ones(2, self.gate.shape[-1] // 2)
+        slope[1] = 0.5  # see GatedLayers
+        slope = slope.flatten()
         last = self.kernel - 1 if self.causal else (self.kernel - 1) // 2
         delays = [[(last - tap) * dilation * batch for tap in range(self.kernel)] for dilation in self.dilations]
-        weights = (self.gate, self.residual, self.residual_bias)
-        rows = (h.flatten(0, 1), added.flatten(0, 1), *weights)
-        outputs = GatedLayers.apply(delays, *(tensor.to(kind) for tensor in rows))
-        return self.skip(outputs).unflatten(0, (steps, batch))
+        bias = self.gate_bias.unflatten(0, (len(self.gate), -1))
+        inputs = (h.flatten(0, 1), beside.flatten(0, 1))
+        weights = (self.gate * slope, bias * slope, weight * slope, self.residual / 2, self.residual_bias)
+        twice = GatedLayers.apply(delays, *(tensor.to(kind) for tensor in (*inputs, *weights)))
+        return functional.linear(twice, self.skip.weight / 2, self.skip.bias).unflatten(0, (steps, batch))
 
 
 def factors(number: int, *, largest: int = 4) -> tuple[int, ...]:
@@ -219,7 +238,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "F B C"]) -> Float[Tensor, "N B C"]:
         shape = x.shape[1:]
-        x = x.float().flatten(1)
+        x = x.flatten(1)
         for factor, smooth in zip(self.rates, self.filters, strict=True):
             tap = torch.arange(2 * factor + 1, device=x.device)
             frame = (torch.arange(factor, device=x.device).unsqueeze(1) + tap) // factor  # 0, 1, 2: f - 1, f, f + 1

@@ -1,6 +1,7 @@
 """From a mel back to sound by projections, and the correction of a vocoder's sound by a few of them."""
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -12,8 +13,6 @@ from tqdm import tqdm
 from wavegen.audio.mel import MelSpec
 
 __all__ = ["agree", "griffin_lim"]
-
-MOMENTUM = 0.99  # Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013), algorithm 2
 
 
 class Frames:
@@ -57,43 +56,62 @@ def griffin_lim(
 ) -> Float[Tensor, "B T"]:
     """Sound for a mel by alternating projections; F * hop samples for centring "middle", (F - 1) * hop for "start".
 
-    Every item of a batch starts from the same random phase, so a batch equals its items done one by one.
+    Every item of a batch starts from the same random phase, so a batch equals its items done one by one. Momentum
+    0.99 as in Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013), algorithm 2.
 
     Raises:
         WavegenError: as `MelSpec.check`.
     """
     frames = Frames(spec, mel.shape[-1])
-    flat = torch.ones(len(mel), spec.n_fft // 2 + 1, frames.count)
+    flat = (spec.filters().sum(1) > 0).float()  # nothing where the bands say nothing
+    flat = flat[:, None].expand(len(mel), -1, frames.count)
     target = with_bands(flat, spec.amplitude(mel.float()), spec, updates=100)
     phase = torch.rand(target.shape[1:], generator=torch.Generator().manual_seed(seed)) * 2 * math.pi
-    return frames.cut(project(torch.polar(target, phase.expand_as(target)), target, frames, iterations))
+    start = torch.polar(target, phase.expand_as(target))
+    return frames.cut(project(start, lambda _: target, frames, iterations=iterations, momentum=0.99))
 
 
 @torch.no_grad()
 def agree(
-    wav: Float[Tensor, "B T"], mel: Float[Tensor, "B M F"], spec: MelSpec, *, iterations: int = 4
+    wav: Float[Tensor, "B T"], mel: Float[Tensor, "B M F"], spec: MelSpec, *, iterations: int = 8
 ) -> Float[Tensor, "B T"]:
-    """A sound near `wav` whose mel is nearer to `mel`: Griffin-Lim's projections, started from a vocoder's sound.
+    """A sound near `wav` whose mel is nearer to `mel`, for a convention of centring "middle".
 
-    The sound keeps its phases and the fine structure of its spectra; the level of every band comes from the mel. A
-    sample depends on the `iterations * ceil(n_fft / hop)` frames on either side of it and no others.
+    Griffin-Lim's projections started from a vocoder's sound, onto all the spectra that have the mel's bands rather
+    than onto one of them: the sound keeps its phases and the fine structure of its spectra, and takes the level of
+    every band from the mel.
+
+    Raises:
+        WavegenError: as `MelSpec.check`.
     """
-    frames = Frames(spec, mel.shape[-1])
+    if wav.shape[-1] <= spec.padding:  # too short to have its edges reflected
+        return wav
+    frames, amplitude = Frames(spec, mel.shape[-1]), spec.amplitude(mel.float())
     spectrum = frames.analyse(frames.pad(wav))
-    target = with_bands(spectrum.abs() + 1e-7, spec.amplitude(mel.float()), spec, updates=20)
-    start = target * spectrum / spectrum.abs().clamp(min=1e-12)
-    return frames.cut(project(start, target, frames, iterations - 1))
+    magnitude = spectrum.abs().clamp(min=1e-7)
+    start = with_bands(magnitude, amplitude, spec, updates=10) * spectrum / magnitude
+
+    def banded(magnitude: Float[Tensor, "B N F"]) -> Float[Tensor, "B N F"]:
+        return with_bands(magnitude, amplitude, spec, updates=1)
+
+    return frames.cut(project(start, banded, frames, iterations=iterations - 1, momentum=0.5))
 
 
 def project(
-    spectrum: Complex[Tensor, "B N F"], target: Float[Tensor, "B N F"], frames: Frames, iterations: int
+    spectrum: Complex[Tensor, "B N F"],
+    wanted: Callable[[Float[Tensor, "B N F"]], Float[Tensor, "B N F"]],
+    frames: Frames,
+    *,
+    iterations: int,
+    momentum: float,
 ) -> Float[Tensor, "B L"]:
-    """Alternate between spectra of sounds and spectra of magnitude `target`; ends with a sound."""
+    """Alternate between spectra of sounds and spectra of the magnitude `wanted` for theirs; ends with a sound."""
     before = torch.zeros_like(spectrum)
     for step in tqdm(range(iterations), desc="Griffin-Lim", delay=1, leave=False, disable=None):
         now = frames.analyse(frames.synthesise(spectrum))
-        ahead = now + MOMENTUM * (now - before) if step else now
-        spectrum, before = target * ahead / ahead.abs().clamp(min=1e-12), now
+        ahead = now + momentum * (now - before) if step else now
+        magnitude = ahead.abs().clamp(min=1e-7)
+        spectrum, before = wanted(magnitude) * ahead / magnitude, now
     return frames.synthesise(spectrum)
 
 
@@ -108,8 +126,8 @@ def with_bands(
     """
     bands, spectrum = amplitude**spec.power, spectrum**spec.power
     filters = spec.filters()
-    total = filters.sum(1, keepdim=True).clamp(min=1e-8)
+    total = filters.sum(1, keepdim=True)
     for _ in tqdm(range(updates), desc="mel to spectrum", delay=1, leave=False, disable=None):
         ratio = bands / (filters.mT @ spectrum).clamp(min=1e-10)
-        spectrum = spectrum * (filters @ ratio) / total
+        spectrum = torch.where(total > 0, spectrum * (filters @ ratio) / total, spectrum)
     return spectrum ** (1 / spec.power)

@@ -83,6 +83,8 @@ def _basis(spec: MelSpec, order: int) -> Float[Tensor, "M lags"]:
     angle = np.pi * np.outer(np.arange(len(filters)), np.arange(order + 1)) / (len(filters) - 1)
     weight = np.full(len(filters), 1.0 / (len(filters) - 1))
     weight[[0, -1]] /= 2  # trapezoid rule over [0, pi]
-    # Amplitude of white noise of variance 1 in one bin: sqrt(pi / 4 * sum(window^2)), the mean of a Rayleigh variable.
-    unit = np.pi / 4 * float(torch.hann_window(spec.win).double().square().sum())
-    return torch.from_numpy((spread * weight) @ np.cos(angle) / (total[:, None] ** 2 * unit))
+    # White noise of variance 1 has the energy sum(window^2) in a bin; its magnitude, a Rayleigh variable, has a mean
+    # whose square is pi / 4 of that. A band sums either over its bins.
+    unit = float(torch.hann_window(spec.win).double().square().sum())
+    level = unit * (np.pi / 4 * total**2 if spec.power == 1 else total)
+    return torch.from_numpy((spread * weight) @ np.cos(angle) / level[:, None])

@@ -1,4 +1,4 @@
-"""Mel spectrograms: the convention as a value, the transform, conversion, and Griffin-Lim back to sound."""
+"""Mel spectrograms: the convention as a value, the transform and conversion."""
 
 import hashlib
 import json
@@ -13,11 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 from torchaudio.functional import melscale_fbanks
-from tqdm import tqdm
 
 from wavegen.errors import WavegenError
 
-__all__ = ["MelSpec", "griffin_lim"]
+__all__ = ["MelSpec"]
 
 FRAMES_AT_ONCE = 4096  # bounds the memory of a ten-minute recording
 
@@ -248,54 +247,3 @@ def _tables(spec: MelSpec, device: torch.device, dtype: torch.dtype) -> tuple[Te
     top = spec.rate / 2 if spec.fmax is None else spec.fmax
     filters = melscale_fbanks(spec.n_fft // 2 + 1, spec.fmin, top, spec.bins, spec.rate, spec.norm, spec.scale)
     return window.to(device, dtype), filters.to(device, dtype)
-
-
-@torch.no_grad()
-def griffin_lim(
-    mel: Float[Tensor, "B M F"], spec: MelSpec, *, iterations: int = 60, seed: int = 0
-) -> Float[Tensor, "B T"]:
-    """Sound for a mel by alternating projections; F * hop samples for centring "middle", (F - 1) * hop for "start".
-
-    Every item of a batch starts from the same random phase, so a batch equals its items done one by one. Momentum
-    0.99 as in Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013), algorithm 2.
-
-    Raises:
-        WavegenError: as `MelSpec.check`.
-    """
-    target = _linear(spec.amplitude(mel.float()), spec)
-    window, _ = _tables(spec, target.device, target.dtype)
-    frames, length = target.shape[-1], (target.shape[-1] - 1) * spec.hop + spec.n_fft
-
-    def overlap_add(pieces: Tensor) -> Tensor:  # (B, n_fft, F) -> (B, length)
-        return functional.fold(pieces, (1, length), (1, spec.n_fft), stride=(1, spec.hop)).flatten(1)
-
-    weight = overlap_add(window.square()[None, :, None].expand(1, -1, frames)).clamp(min=1e-3)
-
-    def sound(spectrum: Tensor) -> Tensor:
-        return overlap_add(torch.fft.irfft(spectrum, dim=1) * window[:, None]) / weight
-
-    phase = torch.rand(target.shape[1:], generator=torch.Generator().manual_seed(seed)).to(target) * 2 * math.pi
-    spectrum = torch.polar(target, phase.expand_as(target))
-    before = torch.zeros_like(spectrum)
-    for step in tqdm(range(iterations), desc="Griffin-Lim", delay=1, leave=False, disable=None):
-        now = torch.fft.rfft(sound(spectrum).unfold(-1, spec.n_fft, spec.hop) * window).mT
-        ahead = now + 0.99 * (now - before) if step else now
-        spectrum, before = target * ahead / ahead.abs().clamp(min=1e-12), now
-    # The frames lie in the padded sound:  |padding| hop | hop | ... | padding|
-    return sound(spectrum)[:, spec.padding : length - spec.padding]
-
-
-def _linear(amplitude: Float[Tensor, "B M F"], spec: MelSpec, iterations: int = 100) -> Float[Tensor, "B N F"]:
-    """A non-negative linear spectrum with those bands: the flattest start, then updates that keep it positive.
-
-    Multiplicative updates for the Kullback-Leibler divergence (Lee and Seung, "Algorithms for non-negative matrix
-    factorization", 2001): smooth spectra that sound better than the sparse ones of least squares.
-    """
-    bands = amplitude**spec.power
-    filters = spec.filters().to(bands)
-    total = filters.sum(1, keepdim=True)
-    spectrum = bands.new_ones(len(bands), len(filters), bands.shape[-1])
-    for _ in tqdm(range(iterations), desc="mel to spectrum", delay=1, leave=False, disable=None):
-        ratio = bands / (filters.mT @ spectrum).clamp(min=1e-10)
-        spectrum = spectrum * (filters @ ratio) / total.clamp(min=1e-8)
-    return spectrum ** (1 / spec.power)

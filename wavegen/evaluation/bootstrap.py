@@ -21,8 +21,8 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    values: Sequence[float],
-    weights: Sequence[float] | None = None,
+    values: Sequence[float | int],
+    weights: Sequence[float | int] | None = None,
     *,
     resamples: int = 5000,
     level: float = 0.95,

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from wavegen.audio.files import read, write
-from wavegen.audio.mel import MelSpec, griffin_lim
+from wavegen.audio.griffin_lim import griffin_lim
+from wavegen.audio.mel import MelSpec
 from wavegen.errors import WavegenError
 from wavegen.evaluation.likelihood import nats_per_sample
 from wavegen.evaluation.metrics import METRICS, Unmeasurable, Wav
@@ -28,6 +29,7 @@ Synthesize = Callable[[Float[Tensor, "1 M F"]], Float[Tensor, "1 T"]]
 Metrics = Mapping[str, Callable[[Wav, Wav, int], float]]
 
 
+@runtime_checkable
 class Clip(Protocol):
     """A recording in a file; `wavegen.data.Clip` is one."""
 
@@ -39,13 +41,14 @@ class Clip(Protocol):
     def text(self) -> str: ...
 
 
+@runtime_checkable
 class Copier(Protocol):
     """What evaluation asks of a vocoder; every `wavegen.vocoders.Vocoder` has it."""
 
     mel: MelSpec
 
     def synthesize(
-        self, mel: Float[Tensor, "B M F"], *, seed: int | None = None, temperature: float = 1.0
+        self, mel: Float[Tensor, "B M F"], *, seed: int | None = None, temperature: float | None = None
     ) -> Float[Tensor, "B T"]: ...
 
 
@@ -104,7 +107,7 @@ def evaluate_vocoder(
     against: Mapping[str, Synthesize] | None = None,
     out: Path | str | None = None,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     metrics: Metrics = METRICS,
 ) -> Evaluation:
     """Copy synthesis by a vocoder beside the recordings and `against` (Griffin-Lim, 60 iterations, when None).

@@ -19,7 +19,7 @@ from wavegen.errors import WavegenError
 
 __all__ = ["METRICS", "Unmeasurable", "log_f0_rmse", "mcd", "multi_resolution_stft", "pesq", "stoi", "vuv_error"]
 
-Wav = Shaped[Any, " T"]  # numpy array, CPU tensor, or anything numpy can make one of
+Wav = Shaped[Any, "..."]  # a numpy array or CPU tensor; `checked` refuses all but one axis
 
 SLACK = 0.025  # s; more than the frame a vocoder may add or drop at the end
 SHORTEST = 0.25  # s; PESQ's least length

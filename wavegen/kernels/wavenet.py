@@ -15,9 +15,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-__all__ = ["State", "Weights", "filter_all_pole", "generate", "to_bfloat16"]
+__all__ = ["State", "Weights", "filter_all_pole", "generate"]
 
-ROWS = 4  # of a weight matrix per pass over the outputs; row counts are padded to a multiple of it
+ROWS = 4  # of a weight matrix per pass over the outputs; row counts are multiples of it
 
 
 class Weights(NamedTuple):
@@ -45,12 +45,6 @@ class State(NamedTuple):
     rings: np.ndarray  # (sum of (K - 1) * dilation, B, R) float32, one ring after another
     last: np.ndarray  # (B, P) float32: the last step's samples
     step: np.ndarray  # (1,) int64
-
-
-def to_bfloat16(array: np.ndarray) -> np.ndarray:
-    """The nearest bfloat16 of each float32, ties to even, in uint16."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 @intrinsic

@@ -36,6 +36,8 @@ __all__ = ["fit"]
 Batch = Mapping[str, Tensor]
 Preview = Callable[[Model], Mapping[str, tuple[Float[Tensor, " T"], int]]]
 
+# what write_aside, and safetensors below it, leave behind when they are killed
+LEFTOVER = re.compile(r"\.(checkpoint-\d+|last|best|log)-\w{8}\.(safetensors|jsonl)|\.tmp\w{6}")
 PATIENCE = 3  # steps in a row that may be skipped
 PROGRESS = ("step", "samples", "seconds", "best", "skipped")
 SPENT = 1  # why we stopped: the hours are over; any other number is a signal's
@@ -149,7 +151,7 @@ class _Run:
             raise WavegenError(f"the processes found different checkpoints in {self.folder}; name a folder they share")
         if group.rank == 0:
             for left in self.folder.glob(".*"):  # half-written when a run was killed
-                if re.fullmatch(r"\.(checkpoint-\d+|last|best|log)-\w{8}\.(safetensors|jsonl)", left.name):
+                if LEFTOVER.fullmatch(left.name):
                     left.unlink(missing_ok=True)
 
     def _take_up(self, progress: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ class Settings:
         halves = isinstance(self.decay, int) and self.decay >= 1
         self._need("steps", self.steps >= 1, "at least 1")
         self._need("lr", 0 < self.lr < math.inf, "a positive number such as 1e-3")
-        self._need("clip", 0 <= self.clip, "the largest gradient norm, or 0 for none")
+        self._need("clip", self.clip >= 0, "the largest gradient norm, or 0 for none")
         self._need("precision", self.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16")
         self._need("accumulate", self.accumulate >= 1, "at least 1")
         self._need("warmup", self.warmup >= 0, "a number of steps")

@@ -1,7 +1,7 @@
 """The contract of a vocoder: mel spectrogram in, sound out."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from jaxtyping import Float
 from torch import Tensor
@@ -26,19 +26,24 @@ class Vocoder(Model):
         style: Float[Tensor, "B D"] | None = None,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Sound in [-1, 1] of exactly `F * mel.hop` samples; the same seed gives the same samples."""
+        """Sound in [-1, 1] of exactly `F * mel.hop` samples; the same seed gives the same samples.
+
+        At temperature 1 the model draws what it learned, below 1 something calmer; None stands for what suits it.
+        `progress` is called with the number of samples made since its last call.
+        """
 
     @abstractmethod
     def stream(
         self,
-        mels: Iterable[Float[Tensor, "M F"]],
+        mels: Iterable[Float[Tensor, "M _F"]],
         style: Float[Tensor, " D"] | None = None,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
-    ) -> Iterator[Float[Tensor, " T"]]:
+        temperature: float | None = None,
+    ) -> Iterator[Float[Tensor, " _T"]]:
         """Sound in pieces for mel in pieces; the pieces joined equal `synthesize` of the mels joined."""
 
     def check_mel(self, spec: MelSpec) -> None:
@@ -52,7 +57,11 @@ class Vocoder(Model):
         """Refuse a mel or a style that cannot be the vocoder's, saying what is wrong with it."""
         self.mel.check(mel)
         if mel.ndim != 3:
-            raise WavegenError(f"got a mel of shape {tuple(mel.shape)}, expected (batch, bins, frames); add a batch axis")
+            raise WavegenError(
+                f"got a mel of shape {tuple(mel.shape)}, expected (batch, bins, frames); add a batch axis"
+            )
+        if style is not None and not style.isfinite().all():
+            raise WavegenError("got a style with NaN or infinite values, expected finite ones; compute it again")
         given = (len(mel), 0) if style is None else tuple(style.shape)
         if given != (len(mel), self.style):
             raise WavegenError(

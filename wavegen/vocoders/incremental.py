@@ -19,30 +19,31 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from wavegen.audio import mulaw
 from wavegen.audio.griffin_lim import agree
 from wavegen.audio.lpc import linear_prediction
 from wavegen.distributions import MuLaw
-from wavegen.kernels.wavenet import ROWS, State, Weights, filter_all_pole, generate, to_bfloat16
+from wavegen.kernels.wavenet import State, Weights, filter_all_pole, generate
 
 if TYPE_CHECKING:
     from wavegen.vocoders.wavenet import WaveNet
 
-__all__ = ["Draw", "fold", "pack", "pieces", "start", "streams"]
+__all__ = ["Draw", "fold", "pack", "pieces", "run", "start", "streams"]
 
 CHUNK = 8  # frames; 93 ms at 22,050 Hz: what a stream waits for, and how often Ctrl-C is heard
+POLISH_MARGIN = 8  # frames; of what lies further off, polishing is not told
 Progress = Callable[[int], None]  # called with how many more samples were made
 
 
 def pack(net: WaveNet, *, bfloat16: bool = True) -> Weights:
-    """The weights as the kernel reads them, with rows padded by zeros to a multiple of `ROWS`."""
+    """The weights as the kernel reads them."""
 
     def plain(x: Tensor) -> np.ndarray:
         return np.ascontiguousarray(x.detach().cpu().float().numpy())
 
-    def rows(matrix: Tensor) -> np.ndarray:
-        """(..., inputs, outputs)"""
-        padded = plain(functional.pad(matrix, (0, 0, 0, -matrix.shape[-2] % ROWS)))
-        return to_bfloat16(padded) if bfloat16 else padded
+    def matrix(x: Tensor) -> np.ndarray:  # (..., inputs, outputs)
+        x = x.detach().cpu().float().contiguous()
+        return x.bfloat16().view(torch.uint16).numpy() if bfloat16 else x.numpy()
 
     stack, half = net.stack, math.sqrt(0.5)
     residual = functional.pad(stack.residual * half, (0, 0, 0, 0, 0, 1))  # the last layer's goes nowhere
@@ -51,13 +52,13 @@ def pack(net: WaveNet, *, bfloat16: bool = True) -> Weights:
     return Weights(
         front=plain(net.front),
         front_bias=plain(net.front_bias),
-        gate=rows(stack.gate.flatten(1, 2)),
-        outward=rows(torch.cat([skip, residual], dim=-1)),
+        gate=matrix(stack.gate.flatten(1, 2)),
+        outward=matrix(torch.cat([skip, residual], dim=-1)),
         residual_bias=plain(bias),
         skip_bias=plain(stack.skip.bias),
-        head=rows(net.hidden.weight.T),
+        head=matrix(net.hidden.weight.T),
         head_bias=plain(net.hidden.bias),
-        out=rows(net.out.weight.T),
+        out=matrix(net.out.weight.T),
         out_bias=plain(net.out.bias),
         dilations=np.asarray(net.dilations, np.int64),
     )
@@ -74,9 +75,7 @@ def start(net: WaveNet, batch: int) -> State:
     )
 
 
-def windows(
-    mels: Iterable[Float[Tensor, "B M F"]], margin: int
-) -> Iterator[tuple[Float[Tensor, "B M W"], int, int]]:
+def windows(mels: Iterable[Float[Tensor, "B M _F"]], margin: int) -> Iterator[tuple[Float[Tensor, "B M W"], int, int]]:
     """Every chunk of `CHUNK` frames (the last may be shorter) with up to `margin` frames on either side.
 
     Yields the window, how many of its frames come before the chunk, and how many are the chunk's.
@@ -98,11 +97,15 @@ def windows(
 
 @torch.no_grad()
 def condition(
-    net: WaveNet, window: Float[Tensor, "1 M W"] | None, style: Float[Tensor, "1 D"] | None
+    net: WaveNet, window: Float[Tensor, "1 M W"], style: Float[Tensor, "1 D"] | None
 ) -> Float[Tensor, "N L G"]:
-    """What conditioning and biases add to the gates of every layer, for every step of a window (one step if none)."""
-    cond = None if window is None else net.steps_condition(window)
-    return net.stack.condition(cond, style)[:, 0].unflatten(-1, (net.layers, -1)).detach()
+    """What conditioning and biases add to the gates of every layer, for every step of a window.
+
+    One step stands for all without mel conditioning. This is computed where the model is, all else on the CPU.
+    """
+    style = None if style is None else style.to(net.front)
+    added = net.stack.condition(net.steps_condition(window.to(net.front)), style)
+    return added[:, 0].unflatten(-1, (net.layers, -1)).detach().cpu()
 
 
 class Draw(NamedTuple):
@@ -115,19 +118,19 @@ class Draw(NamedTuple):
 
 def pieces(
     net: WaveNet,
-    mels: Iterable[Float[Tensor, "B M F"]],
+    mels: Iterable[Float[Tensor, "B M _F"]],
     style: Float[Tensor, "B D"] | None,
     draw: Draw,
-) -> Iterator[Float[Tensor, "B T"]]:
+) -> Iterator[Float[Tensor, "B _T"]]:
     """Sound in chunks for mels in pieces of any length. Every item of a batch draws the noise that it would alone."""
+    mels = (mel.cpu().float() for mel in mels)
     if not net.polish:
         yield from (wav.clamp(-1, 1) for wav in raw_pieces(net, mels, style, draw))
         return
     mels, again = itertools.tee(mels)
     raw = raw_pieces(net, mels, style, draw)
-    margin = net.polish * -(-net.mel.n_fft // net.mel.hop)
     held = None
-    for window, before, count in windows(again, margin):
+    for window, before, count in windows(again, POLISH_MARGIN):
         samples = window.shape[-1] * net.mel.hop
         while held is None or held.shape[-1] < samples:
             made = next(raw)
@@ -138,19 +141,17 @@ def pieces(
             for b in range(len(window))
         ]
         yield torch.cat(polished).clamp(-1, 1)
-        held = held[:, max(before + count - margin, 0) * net.mel.hop :]
+        held = held[:, max(before + count - POLISH_MARGIN, 0) * net.mel.hop :]
 
 
 def raw_pieces(
     net: WaveNet,
-    mels: Iterable[Float[Tensor, "B M F"]],
+    mels: Iterable[Float[Tensor, "B M _F"]],
     style: Float[Tensor, "B D"] | None,
     draw: Draw,
-) -> Iterator[Float[Tensor, "B T"]]:
+) -> Iterator[Float[Tensor, "B _T"]]:
     """What the network itself says, chunk by chunk."""
     weights, law, generator = pack(net, bfloat16=draw.bfloat16), net.sample_law, Generator().manual_seed(draw.seed)
-    table = law.decode(torch.arange(net.classes)).numpy() if isinstance(law, MuLaw) else np.zeros(1, np.float32)
-    components = 0 if isinstance(law, MuLaw) else net.components
     state, past = None, np.zeros((0, 0))
     per_frame = net.mel.hop // net.block
     for window, before, count in windows(mels, net.margin):
@@ -160,12 +161,19 @@ def raw_pieces(
         added = [condition(net, window[b : b + 1], None if style is None else style[b : b + 1]) for b in range(batch)]
         gates = torch.stack([a[kept] if len(a) > 1 else a for a in added], dim=1).numpy()
         noise = law.noise((count * per_frame, 1, net.block), generator).expand(-1, batch, -1, -1).contiguous().numpy()
-        made, state = generate(
-            weights, state, gates, noise, components, np.float32(net.log_scale_min), np.float32(draw.temperature), table
-        )
+        made, state = run(net, weights, state, gates, noise, draw.temperature)
         if net.order:
             made, past = colour(net, made, window, before, count, past)
         yield torch.from_numpy(made)
+
+
+def run(
+    net: WaveNet, weights: Weights, state: State, gates: np.ndarray, noise: np.ndarray, temperature: float
+) -> tuple[np.ndarray, State]:
+    """So many steps of the kernel as there is noise for (see `kernels.wavenet.generate`)."""
+    components = 0 if isinstance(net.sample_law, MuLaw) else net.components
+    floor, heat = np.float32(net.log_scale_min), np.float32(temperature)
+    return generate(weights, state, gates, noise, components, floor, heat, mulaw.levels(net.classes).numpy())
 
 
 def colour(
@@ -235,7 +243,7 @@ def fold(mel: Float[Tensor, "1 M F"], folds: int, warm: int) -> tuple[Float[Tens
     return segments, [(cut - begin, end - begin) for begin, cut, end in zip(starts, cuts, cuts[1:], strict=False)]
 
 
-def join(wavs: Float[Tensor, "K T"], parts: list[tuple[int, int]], hop: int) -> Float[Tensor, "1 T"]:
+def join(wavs: Float[Tensor, "K W"], parts: list[tuple[int, int]], hop: int) -> Float[Tensor, "1 T"]:
     """Segments made by `fold`, cross-faded over one frame at equal power."""
     angle = (torch.arange(hop) + 0.5) * (math.pi / 2 / hop)
     made = []
@@ -245,4 +253,4 @@ def join(wavs: Float[Tensor, "K T"], parts: list[tuple[int, int]], hop: int) -> 
             ending = wavs[k - 1][parts[k - 1][1] * hop :][:hop]
             own[:hop] = own[:hop] * angle.sin() + ending * angle.cos()
         made.append(own)
-    return torch.cat(made).unsqueeze(0)
+    return torch.cat(made).clamp(-1, 1).unsqueeze(0)  # two loud sounds may add up to more

@@ -18,6 +18,7 @@ vector of any covariance.
 import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +31,7 @@ from wavegen.audio.lpc import linear_prediction, whiten
 from wavegen.audio.mel import MelSpec
 from wavegen.distributions import LAWS, Law, MuLaw
 from wavegen.errors import WavegenError
+from wavegen.kernels.wavenet import ROWS
 from wavegen.nn import GatedStack, Upsample, factors
 from wavegen.vocoders import incremental
 from wavegen.vocoders.base import Vocoder
@@ -50,7 +52,8 @@ class WaveNet(Vocoder):
     `(mel - mel_mean) / mel_std`, through convolutions of widths `context` over frames, then `Upsample`.
 
     The law of a sample is "mulaw" (`classes`), "logistics" or "gaussians" (`components`, `log_scale_min`). `polish`
-    is the number of projections (`audio.griffin_lim.agree`) that bring the sound made closer to the mel asked for.
+    is the number of projections (`audio.griffin_lim.agree`) that bring the sound made closer to the mel asked for, and
+    `temperature` the one to draw at when none is asked for.
     """
 
     mel: MelSpec = MelSpec.named("r9y9")  # noqa: RUF009 - frozen
@@ -73,6 +76,7 @@ class WaveNet(Vocoder):
     block: int = 1
     order: int = 0
     polish: int = 0
+    temperature: float = 1.0
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {
@@ -83,7 +87,7 @@ class WaveNet(Vocoder):
         "edge": {
             "law": "gaussians", "components": 1, "layers": 12, "stacks": 2, "residual": 128, "gate": 128, "skip": 128,
             "head": 128, "cond": 96, "context": (5, 3), "block": 16, "order": 32, "log_scale_min": -7.0,
-            "polish": 4,
+            "polish": 8, "temperature": 0.5,
             "mel": MelSpec.named("hifigan"), "mel_mean": -5.0, "mel_std": 3.0,
         },
         "paper": {},
@@ -120,20 +124,28 @@ class WaveNet(Vocoder):
             by_law[:, 1] = torch.linspace(-0.5, 0.5, self.components)
 
     def _check(self) -> None:
-        def require(right: bool, got: str, expected: str) -> None:
-            if not right:
+        for names, expected, met in self._conditions():
+            if not met:
+                got = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
                 raise WavegenError(f"got {got}, expected {expected}; change the fields of the WaveNet")
 
-        require(self.law in LAWS, f"law {self.law!r}", f"one of {', '.join(LAWS)}")
-        require(self.layers % self.stacks == 0, f"{self.layers} layers in {self.stacks} stacks", "a whole number each")
-        require(self.mel.hop % self.block == 0, f"blocks of {self.block}", f"a divisor of the hop, {self.mel.hop}")
-        held = self.mel.hop // 4
-        require(not self.order or self.mel.hop % 4 == 0 and held % self.block == 0, f"order {self.order}",
-                "a hop of whole quarters, each of whole blocks, for linear prediction")  # fmt: skip
-        require(not (self.order and self.law == "mulaw"), "a softmax over mu-law steps of an excitation",
-                "a continuous law, or order 0")  # fmt: skip
-        sizes = (self.layers, self.stacks, self.residual, self.gate, self.skip, self.head, self.block, self.classes)
-        require(min(sizes) > 0 and self.kernel > 1, f"sizes {sizes}, kernel {self.kernel}", "positive, a kernel from 2")
+    def _conditions(self) -> Iterator[tuple[str, str, bool]]:
+        """Fields, what is expected of them, and whether it holds."""
+        yield "layers stacks block", "positive numbers", min(self.layers, self.stacks, self.block) > 0
+        yield "layers stacks", "whole stacks of layers", self.layers % self.stacks == 0
+        yield "kernel", "2 taps or more", self.kernel > 1
+        channels = (self.residual, self.gate, self.skip, self.head)
+        yield "residual gate skip head", f"positive multiples of {ROWS}", all(n > 0 and n % ROWS == 0 for n in channels)
+        odd = all(width > 0 and width % 2 == 1 for width in self.context)
+        yield "context", "odd widths, at least one", odd and len(self.context) > 0
+        yield "cond style order polish", "0 or more", min(self.cond, self.style, self.order, self.polish) >= 0
+        yield "law", f"one of {', '.join(LAWS)}", self.law in LAWS
+        yield "block", f"a divisor of the hop, {self.mel.hop}", self.mel.hop % self.block == 0
+        whole = self.mel.hop % (4 * self.block) == 0
+        yield "order block", "order 0, or whole blocks in a quarter of the hop", whole or not self.order
+        yield "law order", "a continuous law, or order 0", self.law != "mulaw" or not self.order
+        middle = self.mel.centring == "middle"
+        yield "polish mel", "polish 0, or a mel with centring 'middle'", middle or not self.polish
 
     @property
     def sample_law(self) -> Law:
@@ -168,7 +180,7 @@ class WaveNet(Vocoder):
         held = wav.shape[1] // gain.shape[1]
         return whiten(wav, coefficients, gain), -gain.log().repeat_interleave(held, dim=1)
 
-    def steps_condition(self, mel: Float[Tensor, "B M F"]) -> Float[Tensor, "N B C"] | None:
+    def steps_condition(self, mel: Float[Tensor, "B M F"] | None) -> Float[Tensor, "N B C"] | None:
         """The conditioning channels of every step, None without conditioning."""
         if self.upsample is None:
             return None
@@ -186,8 +198,9 @@ class WaveNet(Vocoder):
         """Parameters of the law of every sample given those of earlier steps, and the links within each step."""
         past = functional.pad(self.steps(u)[:-1], (0, 0, 0, 0, 1, 0))
         y = functional.relu(self.stack(self.embed(past), self.steps_condition(mel), style))
-        with torch.autocast(y.device.type, enabled=False):  # means and log scales need more digits than bfloat16's eight
-            y = self.out(functional.relu(self.hidden(y.float())))
+        exact = self.law != "mulaw"  # means and log scales need more digits than bfloat16's eight bits
+        with torch.autocast(y.device.type, enabled=False) if exact else nullcontext():
+            y = self.out(functional.relu(self.hidden(y.float() if exact else y))).float()
         own = self.block * self.sample_law.width
         return y[..., :own].unflatten(-1, (self.block, -1)), y[..., own:]
 
@@ -245,7 +258,7 @@ class WaveNet(Vocoder):
         style: Float[Tensor, "B D"] | None = None,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         folds: int = 1,
         threads: int = 1,
         progress: Callable[[int], None] | None = None,
@@ -256,10 +269,12 @@ class WaveNet(Vocoder):
         `progress` is called with the number of samples made since its last call.
 
         Raises:
-            WavegenError: a mel or style of the wrong shape, NaN, or folds of a batch.
+            WavegenError: a mel or style of the wrong shape, NaN, a temperature below 0, or folds of a batch.
         """
         self.check_input(mel, style)
-        draw = incremental.Draw(_seed(seed), temperature)
+        if min(folds, threads) < 1:
+            raise WavegenError(f"got {folds} folds and {threads} threads, expected at least 1 of each")
+        draw = self._draw(seed, temperature)
         if folds == 1:
             return incremental.streams(self, mel, style, draw, threads=threads, progress=progress)
         if len(mel) > 1:
@@ -272,14 +287,14 @@ class WaveNet(Vocoder):
 
     def stream(
         self,
-        mels: Iterable[Float[Tensor, "M F"]],
+        mels: Iterable[Float[Tensor, "M _F"]],
         style: Float[Tensor, " D"] | None = None,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
-    ) -> Iterator[Float[Tensor, " T"]]:
+        temperature: float | None = None,
+    ) -> Iterator[Float[Tensor, " _T"]]:
         """Sound as soon as the frames that it depends on are there, in chunks of `incremental.CHUNK` frames."""
-        draw = incremental.Draw(_seed(seed), temperature)
+        draw = self._draw(seed, temperature)
         one_style = None if style is None else style.unsqueeze(0)
 
         def batched() -> Iterator[Tensor]:
@@ -291,20 +306,22 @@ class WaveNet(Vocoder):
             yield piece[0]
 
     def sample(
-        self, samples: int, style: Float[Tensor, "B D"] | None = None, *, seed: int | None = None, temperature: float = 1
+        self, samples: int, style: Float[Tensor, "B D"] | None = None, *, seed: int | None = None, temperature: float | None = None
     ) -> Float[Tensor, "B T"]:
         """Sound out of nothing, `samples` rounded up to whole frames, from a model without mel conditioning.
 
         Raises:
-            WavegenError: the model is conditioned on mels.
+            WavegenError: the model needs a mel.
         """
-        if self.cond or self.order:
-            raise WavegenError("got a WaveNet conditioned on mels, expected one with cond=0 and order=0; use synthesize")
+        if self.cond or self.order or self.polish:
+            raise WavegenError("got a WaveNet that needs a mel, expected cond, order and polish 0; use synthesize")
         frames = -(-samples // self.mel.hop)
         nothing = torch.zeros(1 if style is None else len(style), self.mel.bins, frames)
         return self.synthesize(nothing, style, seed=seed, temperature=temperature)
 
-
-def _seed(seed: int | None) -> int:
-    """The seed given, or one that differs from call to call."""
-    return secrets.randbits(31) if seed is None else seed
+    def _draw(self, seed: int | None, temperature: float | None) -> incremental.Draw:
+        """A draw with the seed given, or with one that differs from call to call."""
+        temperature = self.temperature if temperature is None else temperature
+        if not 0 <= temperature < math.inf:
+            raise WavegenError(f"got a temperature of {temperature}, expected 0 or more; 1 draws as the model learned")
+        return incremental.Draw(secrets.randbits(31) if seed is None else seed, temperature)
