@@ -245,9 +245,9 @@ class Gaussian(Model):
         nats = -torch.distributions.Normal(0.0, self.log_sigma.exp(), validate_args=False).log_prob(wav).mean()
         return {"loss": nats, "nats": nats.detach()}
 
-    def synthesize(self, mel, *, seed=None, temperature=1.0):
+    def synthesize(self, mel, *, seed=None, temperature=None):
         noise = torch.randn(len(mel), mel.shape[-1] * self.mel.hop, generator=torch.Generator().manual_seed(seed or 0))
-        return temperature * noise * self.log_sigma.exp()
+        return (1 if temperature is None else temperature) * noise * self.log_sigma.exp()
 
 
 def test_the_likelihood_of_noise_is_its_entropy():

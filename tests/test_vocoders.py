@@ -171,6 +171,12 @@ def batch_of(net, frames=8):
     return {"wav": wav[:, : frames * net.mel.hop], "mel": mel} | ({"style": styles(net, 2)} if net.style else {})
 
 
+def test_a_batch_without_a_mel_is_refused(vocoder):
+    net = vocoder()
+    with pytest.raises(WavegenError, match="mel"):
+        net.loss({"wav": batch_of(net)["wav"]})
+
+
 @STYLES
 def test_every_weight_learns(vocoder, style):
     net = vocoder(style)
@@ -184,11 +190,13 @@ def test_one_repeated_batch_becomes_ten_times_as_likely_per_sample(vocoder_class
     torch.manual_seed(0)
     net = vocoder_class.preset("tiny")
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, 150)
     batch, losses = batch_of(net), []
     for _ in range(150):
         loss = net.loss(batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - math.log(10), losses

@@ -46,17 +46,20 @@ def vocode(
         seed: another number, another take.
         temperature: 1 draws as the model learned, less is calmer; the voice knows what suits it.
         folds: cut a long sound into so many streams, made together; faster with threads.
-        threads: processor cores to use for folds.
+        threads: processor cores to use.
     """
+    import torch
+
     from wavegen.audio.files import write
     from wavegen.voices import load_voice
 
+    torch.set_num_threads(threads)
     voice = load_voice(vocoder)
     mel = _mel_of(source, voice)
     if str(output) == "-":
         _stream(voice, mel, seed=seed, temperature=temperature)
         return
-    settings = {"folds": folds, "threads": threads} if folds > 1 else {}
+    settings: dict[str, Any] = {"folds": folds, "threads": threads} if folds > 1 else {}
     with _progress(mel.shape[-1] * voice.mel.hop, voice.mel.rate) as progress:
         wav = voice.synthesize(mel.unsqueeze(0), seed=seed, temperature=temperature, progress=progress, **settings)
     write(output, wav[0], voice.mel.rate)
@@ -166,6 +169,7 @@ def evaluate(
     split: str | None = None,
     clips: int | None = None,
     temperature: float | None = None,
+    threads: int = 1,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> None:
     """Measure how far synthesized speech is from recordings: two folders, or copy synthesis by a vocoder.
@@ -180,17 +184,23 @@ def evaluate(
         split: a list of the clips to use, such as test.csv in the corpus.
         clips: only the first so many.
         temperature: of the vocoder, if not the one that suits it.
+        threads: processor cores to synthesize with, which the real-time factor depends on.
         output: a folder for evaluation.json, evaluation.md and evaluation.png.
     """
+    import torch
+
     from wavegen.data import Corpus
     from wavegen.evaluation.compare import evaluate_folders, evaluate_vocoder
     from wavegen.voices import load_voice
 
+    torch.set_num_threads(threads)
     if reference and synthesized and not (vocoder or data):
         found = evaluate_folders(reference, synthesized, out=output)
     elif vocoder and data and not (reference or synthesized):
         chosen = Corpus.open(data, split)[:clips]
-        found = evaluate_vocoder(load_voice(vocoder), chosen, name=vocoder, out=output, temperature=temperature)
+        found = evaluate_vocoder(
+            load_voice(vocoder), chosen, name=Path(vocoder).stem, out=output, temperature=temperature
+        )
     else:
         raise WavegenError(
             "got neither pair of options, expected --reference and --synthesized, or --vocoder and --data"

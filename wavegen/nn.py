@@ -5,7 +5,7 @@ each tap and nothing is copied; on a CPU in bfloat16 that is several times faste
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -108,8 +108,11 @@ class GatedStack(nn.Module):
 
         y = tanh(W_f * h + V_f c) sigmoid(W_g * h + V_g c);    h <- (h + W_r y) sqrt(1/2);    skips += W_s y
 
-    A causal stack looks back only; otherwise taps, of an odd number, are centred. `cond` is the number of conditioning channels of every
-    step, `style` the size of one vector for the whole sequence; 0 for none.
+    A causal stack looks back only; otherwise taps, of an odd number, are centred. `cond` is the number of conditioning
+    channels of every step, `style` the size of one vector for the whole sequence; 0 for none.
+
+    Raises:
+        WavegenError: an even number of taps to be centred.
     """
 
     def __init__(
@@ -155,21 +158,28 @@ class GatedStack(nn.Module):
         The first two axes are 1 where nothing varies along them.
         """
         added = self.gate_bias.view(1, 1, -1)
-        if self.cond is not None:
-            added = added + self.cond(cond)
-        return added if self.style is None else added + self.style(style)
+        for value, layer in self._given(cond, style):
+            added = added + layer(value)
+        return added
+
+    def _given(self, cond: Tensor | None, style: Tensor | None) -> Iterator[tuple[Tensor, nn.Linear]]:
+        """What conditions the stack, (N or 1, B, C), with the layer that takes it to the gates."""
+        styles = None if style is None else style.unsqueeze(0)
+        for name, value, layer in (("cond", cond, self.cond), ("style", styles, self.style)):
+            if (value is None) != (layer is None):
+                got, expected = ("no", "one") if value is None else ("a", "none")
+                raise WavegenError(f"got {got} {name}, expected {expected}; it belongs to the stack's sizes")
+            if value is not None and layer is not None:
+                yield value, layer
 
     def _beside(
         self, cond: Float[Tensor, "N B C"] | None, style: Float[Tensor, "B D"] | None, h: Float[Tensor, "N B R"]
     ) -> tuple[Float[Tensor, "N B E"], Float[Tensor, "L E G"]]:
         """Conditioning and style side by side for every step, and the weights that take them to the gates."""
         parts, weights = [h[..., :0]], [self.gate_bias.new_zeros(len(self.gate_bias), 0)]
-        if self.cond is not None:
-            parts.append(cond)
-            weights.append(self.cond.weight)
-        if self.style is not None:
-            parts.append(style.expand(len(h), -1, -1))
-            weights.append(self.style.weight)
+        for value, layer in self._given(cond, style):
+            parts.append(value.expand(len(h), -1, -1))
+            weights.append(layer.weight)
         return torch.cat(parts, dim=-1), torch.cat(weights, dim=1).unflatten(0, (len(self.gate), -1)).mT
 
     def forward(

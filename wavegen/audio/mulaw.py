@@ -91,7 +91,7 @@ def _thresholds(classes: int) -> Float[Tensor, " thresholds"]:
 
 @lru_cache(maxsize=8)
 def _tables(classes: int) -> tuple[NDArray[np.float32], NDArray[np.int32], int]:
-    """What the kernel looks up: thresholds, the first code of each cell, and the shift that makes cells small enough."""
+    """What the kernel looks up: thresholds, the first code of each cell, and the shift that makes cells small."""
     thresholds = _thresholds(classes).numpy()
     magnitude = np.float32(1) + np.float32(classes - 1) * np.abs(thresholds)  # as the kernel computes it, rounding too
     octaves = magnitude.view(np.int32) - np.float32(1).view(np.int32)  # 2^23 each

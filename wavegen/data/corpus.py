@@ -53,8 +53,9 @@ class Corpus(Sequence[Clip]):
 
     @classmethod
     def open(cls, folder: Path | str, split: Path | str | None = None) -> "Corpus":
-        """Read the LJSpeech layout (`metadata.csv` with `id|text|normalised text`, `wavs/ID.wav`, FLAC, ...) or,
-        where there is no `metadata.csv`, every audio file below the folder.
+        """Read the LJSpeech layout, or every audio file below a folder that has no `metadata.csv`.
+
+        The layout is `metadata.csv` with lines of `id|text|normalised text`, and `wavs/ID.wav`, FLAC, ...
 
         `split` is a list file, in the folder or anywhere: the ids before the first `|` of its lines, in their order.
 

@@ -58,7 +58,7 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def newest_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest complete checkpoint in `folder`, or None where there is none; a damaged one is passed by with a warning.
+    """The newest complete checkpoint in `folder`, or None; a damaged one is passed by with a warning.
 
     Raises:
         WavegenError: there are checkpoints and all are damaged.

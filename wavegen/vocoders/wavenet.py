@@ -174,7 +174,7 @@ class WaveNet(Vocoder):
 
     def excitation(self, wav: Float[Tensor, "B T"], mel: Float[Tensor, "B M F"] | None) -> tuple[Tensor, Tensor]:
         """What the network models, u (B, T), and log |du / dx| of each sample (B, T)."""
-        if not self.order:
+        if not self.order or mel is None:
             return wav, torch.zeros_like(wav)
         coefficients, gain = linear_prediction(mel, self.mel, self.order)
         held = wav.shape[1] // gain.shape[1]
@@ -182,7 +182,7 @@ class WaveNet(Vocoder):
 
     def steps_condition(self, mel: Float[Tensor, "B M F"] | None) -> Float[Tensor, "N B C"] | None:
         """The conditioning channels of every step, None without conditioning."""
-        if self.upsample is None:
+        if self.upsample is None or mel is None:
             return None
         c = (mel - self.mel_mean) / self.mel_std
         for i, layer in enumerate(self.context_layers):
@@ -210,9 +210,10 @@ class WaveNet(Vocoder):
 
     def embed(self, past: Float[Tensor, "N B P"]) -> Float[Tensor, "N B R"]:
         """The samples of the last step as the first layer sees them."""
-        if self.law != "mulaw":
+        law = self.sample_law
+        if not isinstance(law, MuLaw):
             return functional.linear(past, self.front[:, 0].T, self.front_bias)
-        codes = self.sample_law.encode(past)
+        codes = law.encode(past)
         return sum(functional.embedding(codes[..., p], self.front[p]) for p in range(self.block)) + self.front_bias
 
     def linked(self, u: Float[Tensor, "N B P"], links: Float[Tensor, "N B K"]) -> Float[Tensor, "N B P"]:
@@ -231,6 +232,8 @@ class WaveNet(Vocoder):
         16-bit recordings are dequantised by uniform noise of one step, drawn from torch's generator.
         """
         wav, mel = batch["wav"], batch.get("mel")
+        if mel is None and (self.cond or self.order):
+            raise WavegenError('got a batch without "mel", expected one for a WaveNet with cond or order; add it')
         if self.law != "mulaw":
             wav = wav + (torch.rand_like(wav) - 0.5) * STEP
         u, log_slope = self.excitation(wav, mel)
@@ -306,7 +309,12 @@ class WaveNet(Vocoder):
             yield piece[0]
 
     def sample(
-        self, samples: int, style: Float[Tensor, "B D"] | None = None, *, seed: int | None = None, temperature: float | None = None
+        self,
+        samples: int,
+        style: Float[Tensor, "B D"] | None = None,
+        *,
+        seed: int | None = None,
+        temperature: float | None = None,
     ) -> Float[Tensor, "B T"]:
         """Sound out of nothing, `samples` rounded up to whole frames, from a model without mel conditioning.
 
