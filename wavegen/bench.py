@@ -25,6 +25,7 @@ from tqdm import tqdm
 from wavegen.atomic import write_aside
 from wavegen.audio.files import write
 from wavegen.errors import WavegenError
+from wavegen.training.memory import keep_memory
 from wavegen.vocoders import incremental
 from wavegen.vocoders.wavenet import WaveNet
 
@@ -186,6 +187,7 @@ def plain_loop(net: WaveNet, *, steps: int) -> int:
 
 
 def _training(preset: str, seconds: float) -> dict[str, float]:
+    keep_memory()  # as `fit` does
     net = _network(preset).train()
     hop = net.mel.hop
     frames = round(5120 / hop)

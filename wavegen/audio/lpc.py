@@ -32,7 +32,8 @@ def linear_prediction(
 ) -> tuple[Float[Tensor, "B N order"], Float[Tensor, "B N"]]:
     """Predictor coefficients and gain, `parts` to a frame (N = parts * F), each held for `hop / parts` samples.
 
-    The autocorrelation is linear in the band powers and is interpolated linearly between frame centres; a mixture of
+    Frame f is taken to lie in the middle of samples f * hop to (f + 1) * hop, as it does with centring "middle". The
+    autocorrelation is linear in the band powers and is interpolated linearly between frame centres; a mixture of
     autocorrelations is one, so every filter is stable (Levinson-Durbin, float64).
     """
     power = spec.amplitude(mel.double()).square().transpose(1, 2)  # (B, F, M)

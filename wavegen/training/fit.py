@@ -27,6 +27,7 @@ from wavegen.model import Model
 from wavegen.training.checkpoint import newest_checkpoint, write_checkpoint
 from wavegen.training.group import joined
 from wavegen.training.log import Log
+from wavegen.training.memory import keep_memory
 from wavegen.training.settings import Settings, seed_of
 from wavegen.training.stop import Stop, obey, signals_noted
 from wavegen.training.update import Outcome, Update

@@ -145,7 +145,8 @@ class WaveNet(Vocoder):
         yield "order block", "order 0, or whole blocks in a quarter of the hop", whole or not self.order
         yield "law order", "a continuous law, or order 0", self.law != "mulaw" or not self.order
         middle = self.mel.centring == "middle"
-        yield "polish mel", "polish 0, or a mel with centring 'middle'", middle or not self.polish
+        aligned = middle or not (self.polish or self.order)
+        yield "polish order mel", "polish and order 0, or a mel with centring 'middle'", aligned
 
     @property
     def sample_law(self) -> Law:
