@@ -101,6 +101,7 @@ def fit(
     limit = math.inf if hours is None else 3600 * hours
     if not (every >= 1 and log_every >= 1 and limit > 0):
         raise WavegenError(f"got every={every}, log_every={log_every}, hours={hours}, expected steps and hours above 0")
+    keep_memory()
     with joined(device) as group, _random_state(group.device), signals_noted() as stop:
         update = Update(model.to(group.device), settings, group=group, compile=compile)
         run = _Run(update, Path(out), valid=valid, every=every, log_every=log_every, preview=preview)
