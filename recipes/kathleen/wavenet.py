@@ -1,6 +1,6 @@
 """WaveNet on Kathleen, the voice that ships.
 
-What:      a WaveNet over the excitation of linear prediction, 16 samples a step ("edge": 1.7 M parameters)
+What:      a WaveNet over the excitation of linear prediction, 16 samples a step ("edge": 1.57 M parameters)
 Data:      Kathleen, CMU Arctic sentences, 1.2 h of training speech, 22,050 Hz, CC0; LJSpeech layout with train.csv,
            val.csv and test.csv
 Command:   python recipes/kathleen/wavenet.py --data PATH/kathleen --out runs/kathleen-wavenet
@@ -21,7 +21,7 @@ def main(
     *,
     data: Path,
     out: Path = Path("runs/kathleen-wavenet"),
-    steps: int = 60_000,
+    steps: int = 48_000,
     preset: str = "edge",
     batch: int = 8,
     segment: int = 4096,

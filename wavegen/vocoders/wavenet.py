@@ -40,6 +40,7 @@ __all__ = ["WaveNet"]
 
 STEP = 2 / 65536  # of a 16-bit recording, in [-1, 1]
 
+SMALL: dict[str, Any] = {"layers": 20, "stacks": 2, "residual": 64, "gate": 64, "skip": 128, "head": 128}
 R9Y9: dict[str, Any] = {"kernel": 3, "residual": 128, "gate": 128, "skip": 128, "head": 128, "cond": 80}
 
 
@@ -98,7 +99,8 @@ class WaveNet(Vocoder):
             "layers": 16, "stacks": 2, "residual": 64, "gate": 64, "skip": 256, "head": 256,
             "mel": MelSpec(rate=16000, n_fft=800, hop=200, win=800),
         },
-        "small": {"layers": 20, "stacks": 2, "residual": 64, "gate": 64, "skip": 128, "head": 128},
+        "small": {**SMALL},
+        "small-unconditional": {**SMALL, "cond": 0},
     }  # fmt: skip
 
     def __post_init__(self) -> None:
