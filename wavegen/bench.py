@@ -31,7 +31,7 @@ from wavegen.vocoders.wavenet import WaveNet
 
 __all__ = ["bench", "plain_loop"]
 
-QUICK = ("edge", "small", "small-unconditional", "r9y9-mol", "nv-wavenet")
+QUICK = ("edge", "small", "small-unconditional")
 UNITS = {
     "kernel": "samples/s, network alone, one stream, one thread",
     "plain": "samples/s, the same network in a plain PyTorch incremental loop, one thread",

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 
 from wavegen.errors import WavegenError
 
@@ -24,18 +25,20 @@ app.command(data)
 
 VOICE = "kathleen-wavenet"
 MELS = (".npy", ".safetensors")
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=1 << 63))]
 
 
 @app.command
 def vocode(
     source: Path,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Annotated[Path, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)],
     vocoder: str = VOICE,
-    seed: int = 0,
+    seed: Seed = 0,
     temperature: float | None = None,
-    folds: int = 1,
-    threads: int = 1,
+    folds: Count = 1,
+    threads: Count = 1,
 ) -> None:
     """Turn a mel into sound; a recording is turned into a mel first (copy synthesis).
 
@@ -50,9 +53,11 @@ def vocode(
     """
     import torch
 
-    from wavegen.audio.files import write
+    from wavegen.audio.files import check_suffix, write
     from wavegen.voices import load_voice
 
+    if str(output) != "-":
+        check_suffix(output)  # before minutes of work
     torch.set_num_threads(threads)
     voice = load_voice(vocoder)
     mel = _mel_of(source, voice)
@@ -144,7 +149,7 @@ def download(corpus: str, output: Path, *, archive: Path | None = None) -> None:
 
 
 @data.command
-def check(folder: Path, *, rate: int | None = None) -> None:
+def check(folder: Path, *, rate: Count | None = None) -> None:
     """Audit recordings before training; exits with 1 if something would break it.
 
     Args:
@@ -167,9 +172,9 @@ def evaluate(
     vocoder: str | None = None,
     data: Path | None = None,
     split: str | None = None,
-    clips: int | None = None,
+    clips: Count | None = None,
     temperature: float | None = None,
-    threads: int = 1,
+    threads: Count = 1,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> None:
     """Measure how far synthesized speech is from recordings: two folders, or copy synthesis by a vocoder.
@@ -217,7 +222,13 @@ def info(file: Path) -> None:
 
 
 @app.command
-def bench(*, presets: tuple[str, ...] = (), seconds: float = 1.0, repeats: int = 3, output: Path | None = None) -> None:
+def bench(
+    *,
+    presets: tuple[str, ...] = (),
+    seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 0.5,
+    repeats: Count = 3,
+    output: Path | None = None,
+) -> None:
     """Measure speed and memory on this machine: generation, streaming and training of each preset.
 
     Args:
@@ -235,9 +246,9 @@ def _started(app: App) -> Any:
     """Run a command line; what the user can mend is one sentence and exit code 2."""
     name = Path(sys.argv[0]).name
     try:
-        return app()
-    except WavegenError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        return app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except (WavegenError, CycloptsError) as error:
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()  # who read our output has gone; there is nobody to tell

@@ -20,7 +20,7 @@ from wavegen.atomic import write_aside
 from wavegen.audio.mel import MelSpec
 from wavegen.errors import WavegenError
 
-__all__ = ["Info", "info", "load_mel", "read", "save_mel", "write"]
+__all__ = ["Info", "check_suffix", "info", "load_mel", "read", "save_mel", "write"]
 
 BLOCK = 1 << 16  # libsndfile overflows its stack on minutes of Ogg Vorbis given at once
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
@@ -74,9 +74,7 @@ def write(path: Path | str, wav: Float[Tensor, " T"], rate: int) -> None:
     Raises:
         WavegenError: unknown suffix, not (T,), empty, NaN or infinite, a rate the format has not, or unwritable.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUBTYPES:
-        raise WavegenError(f"cannot write {path}: the suffix is {suffix!r}, expected one of {', '.join(SUBTYPES)}")
+    suffix = check_suffix(path)
     _check_rate(rate)
     samples = _checked(wav, path)
     clipped = int((np.abs(samples) > 1).sum())
@@ -95,6 +93,20 @@ def write(path: Path | str, wav: Float[Tensor, " T"], rate: int) -> None:
         except (soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts that all samples went out
             reason = getattr(error, "error_string", "the disk took only a part")
             raise WavegenError(f"cannot write {path} at {rate} Hz: {reason}; check the rate and the space") from error
+
+
+def check_suffix(path: Path | str) -> str:
+    """The suffix of a sound file that `write` can make, in lower case.
+
+    Raises:
+        WavegenError: it cannot.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUBTYPES:
+        raise WavegenError(
+            f"cannot write {path}: the suffix is {suffix!r}, expected one of {', '.join(SUBTYPES)}; rename the output"
+        )
+    return suffix
 
 
 def save_mel(path: Path | str, mel: Float[Tensor, "M F"], spec: MelSpec) -> None:
