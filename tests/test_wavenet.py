@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from wavegen.audio.griffin_lim import agree
 from wavegen.audio.lpc import linear_prediction
@@ -123,6 +124,24 @@ def test_the_kernel_draws_what_plain_torch_draws(small, shape, batch):
     one = None if style is None else style[-1]
     streamed = torch.cat(list(net.stream(mel[-1].split([1, 6, 3], dim=-1), one, seed=3)))
     assert_same_sound(net, streamed, expected[-1])
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES.values() if shape.get("law") == "mulaw"], ids=str)
+def test_every_class_is_the_one_its_uniform_number_falls_in(small, shape):
+    """Of every draw, given the past that the kernel itself made: the cumulative sums differ in the last digits only."""
+    net = small(**shape)
+    round_to_bfloat16(net)
+    _, mel, style = inputs(net, batch=3)
+    made = net.synthesize(mel, style, seed=3)
+    with torch.no_grad():
+        params, _ = net.parameters_of(made, mel, style)
+    reached = params.double().softmax(-1).cumsum(-1)
+    code = net.sample_law.encode(net.steps(made)).unsqueeze(-1)
+    uniform = net.sample_law.noise((len(params), 1, net.block), torch.Generator().manual_seed(3))[..., :1]
+    upper = reached.gather(-1, code)
+    lower = functional.pad(reached, (1, 0)).gather(-1, code)
+    assert (lower - 1e-5 <= uniform).all()
+    assert (uniform <= upper + 1e-5).all()
 
 
 @shapes
