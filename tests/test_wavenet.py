@@ -18,6 +18,7 @@ from wavegen.audio.mel import MelSpec
 from wavegen.errors import WavegenError
 from wavegen.kernels.wavenet import filter_all_pole
 from wavegen.vocoders import incremental
+from wavegen.vocoders.pieces import Draw
 from wavegen.vocoders.wavenet import STEP, WaveNet
 
 SPEC = MelSpec(rate=8000, n_fft=128, hop=32, win=128, bins=12, fmax=4000, centring="middle")
@@ -115,7 +116,7 @@ def test_the_kernel_draws_what_plain_torch_draws(small, shape, batch):
     """Offline and streamed, with float32 weights and with bfloat16 ones, sample by sample for the same noise."""
     net = small(**shape)
     _, mel, style = inputs(net, batch=batch)
-    exact = incremental.streams(net, mel, style, incremental.Draw(3, 0.8, bfloat16=False))
+    exact = incremental.streams(net, mel, style, Draw(3, 0.8, bfloat16=False))
     assert_same_sound(net, exact, reference(net, mel, style, seed=3, temperature=0.8))
     round_to_bfloat16(net)
     expected = reference(net, mel, style, seed=3)

@@ -1,17 +1,13 @@
-"""Sound from a WaveNet, sample by sample: offline, streamed, many at once, or one long utterance folded.
-
-Mels are cut into chunks of `CHUNK` frames however they arrive, and the conditioning of a chunk is computed from it and
-a margin of its neighbours; so a stream and an offline run do the very same arithmetic.
-"""
+"""Sound from a WaveNet, sample by sample: offline, streamed, many at once, or one long utterance folded."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,19 +16,16 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from wavegen.audio import mulaw
-from wavegen.audio.griffin_lim import agree
-from wavegen.audio.lpc import linear_prediction
 from wavegen.distributions import MuLaw
-from wavegen.kernels.wavenet import State, Weights, filter_all_pole, generate
+from wavegen.kernels.wavenet import State, Weights, generate
+from wavegen.vocoders.pieces import Draw, Progress, Window, coloured, polished, windows
 
 if TYPE_CHECKING:
     from wavegen.vocoders.wavenet import WaveNet
 
-__all__ = ["Draw", "fold", "pack", "pieces", "run", "start", "streams"]
+__all__ = ["fold", "join", "pack", "pieces", "run", "start", "streams"]
 
 CHUNK = 8  # frames; 93 ms at 22,050 Hz: what a stream waits for, and how often Ctrl-C is heard
-POLISH_MARGIN = 8  # frames; of what lies further off, polishing is not told
-Progress = Callable[[int], None]  # called with how many more samples were made
 
 
 def pack(net: WaveNet, *, bfloat16: bool = True) -> Weights:
@@ -75,26 +68,6 @@ def start(net: WaveNet, batch: int) -> State:
     )
 
 
-def windows(mels: Iterable[Float[Tensor, "B M _F"]], margin: int) -> Iterator[tuple[Float[Tensor, "B M W"], int, int]]:
-    """Every chunk of `CHUNK` frames (the last may be shorter) with up to `margin` frames on either side.
-
-    Yields the window, how many of its frames come before the chunk, and how many are the chunk's.
-    """
-    held: Tensor | None = None
-    before = 0
-    for mel in itertools.chain(mels, [None]):
-        if mel is not None:
-            held = mel if held is None else torch.cat([held, mel], dim=-1)
-        while held is not None and held.shape[-1] > before:
-            left = held.shape[-1] - before
-            if mel is not None and left < CHUNK + margin:
-                break  # more is needed on the right
-            count = min(CHUNK, left)
-            yield held[..., : before + count + margin], before, count
-            drop = max(before + count - margin, 0)
-            held, before = held[..., drop:], before + count - drop
-
-
 @torch.no_grad()
 def condition(
     net: WaveNet, window: Float[Tensor, "1 M W"], style: Float[Tensor, "1 D"] | None
@@ -108,14 +81,6 @@ def condition(
     return added[:, 0].unflatten(-1, (net.layers, -1)).detach().cpu()
 
 
-class Draw(NamedTuple):
-    """What is left open once the model and the mel are given."""
-
-    seed: int
-    temperature: float = 1.0
-    bfloat16: bool = True  # weights rounded to half their size, which is faster
-
-
 def pieces(
     net: WaveNet,
     mels: Iterable[Float[Tensor, "B M _F"]],
@@ -123,48 +88,34 @@ def pieces(
     draw: Draw,
 ) -> Iterator[Float[Tensor, "B _T"]]:
     """Sound in chunks for mels in pieces of any length. Every item of a batch draws the noise that it would alone."""
-    mels = (mel.cpu().float() for mel in mels)
-    if not net.polish:
-        yield from (wav.clamp(-1, 1) for wav in raw_pieces(net, mels, style, draw))
-        return
-    mels, again = itertools.tee(mels)
-    raw = raw_pieces(net, mels, style, draw)
-    held = None
-    for window, before, count in windows(again, POLISH_MARGIN):
-        samples = window.shape[-1] * net.mel.hop
-        while held is None or held.shape[-1] < samples:
-            made = next(raw)
-            held = made if held is None else torch.cat([held, made], dim=-1)
-        kept = slice(before * net.mel.hop, (before + count) * net.mel.hop)
-        polished = [
-            agree(held[b : b + 1, :samples], window[b : b + 1], net.mel, iterations=net.polish)[:, kept]
-            for b in range(len(window))
-        ]
-        yield torch.cat(polished).clamp(-1, 1)
-        held = held[:, max(before + count - POLISH_MARGIN, 0) * net.mel.hop :]
+    mels, again = itertools.tee(mel.cpu().float() for mel in mels)
+    chunks = network_pieces(net, mels, style, draw)
+    made = coloured(chunks, net.mel, net.order) if net.order else (wav for wav, _ in chunks)
+    if net.polish:
+        made = polished(made, again, net.mel, iterations=net.polish, sizes=(CHUNK,))
+    yield from (wav.clamp(-1, 1) for wav in made)
 
 
-def raw_pieces(
+def network_pieces(
     net: WaveNet,
     mels: Iterable[Float[Tensor, "B M _F"]],
     style: Float[Tensor, "B D"] | None,
     draw: Draw,
-) -> Iterator[Float[Tensor, "B _T"]]:
+) -> Iterator[tuple[Float[Tensor, "B _T"], Window]]:
     """What the network itself says, chunk by chunk."""
     weights, law, generator = pack(net, bfloat16=draw.bfloat16), net.sample_law, Generator().manual_seed(draw.seed)
-    state, past = None, np.zeros((0, 0))
+    state = None
     per_frame = net.mel.hop // net.block
-    for window, before, count in windows(mels, net.margin):
-        batch, kept = len(window), slice(before * per_frame, (before + count) * per_frame)
-        if state is None:
-            state, past = start(net, batch), np.zeros((batch, net.order))
-        added = [condition(net, window[b : b + 1], None if style is None else style[b : b + 1]) for b in range(batch)]
+    for window in windows(mels, net.margin, (CHUNK,)):
+        batch, kept, steps = len(window.mel), window.own(per_frame), window.count * per_frame
+        state = start(net, batch) if state is None else state
+        added = [
+            condition(net, window.mel[b : b + 1], None if style is None else style[b : b + 1]) for b in range(batch)
+        ]
         gates = torch.stack([a[kept] if len(a) > 1 else a for a in added], dim=1).numpy()
-        noise = law.noise((count * per_frame, 1, net.block), generator).expand(-1, batch, -1, -1).contiguous().numpy()
+        noise = law.noise((steps, 1, net.block), generator).expand(-1, batch, -1, -1).contiguous().numpy()
         made, state = run(net, weights, state, gates, noise, draw.temperature)
-        if net.order:
-            made, past = colour(net, made, window, before, count, past)
-        yield torch.from_numpy(made)
+        yield torch.from_numpy(made), window
 
 
 def run(
@@ -174,18 +125,6 @@ def run(
     components = 0 if isinstance(net.sample_law, MuLaw) else net.components
     floor, heat = np.float32(net.log_scale_min), np.float32(temperature)
     return generate(weights, state, gates, noise, components, floor, heat, mulaw.levels(net.classes).numpy())
-
-
-def colour(
-    net: WaveNet, excitation: np.ndarray, window: Tensor, before: int, count: int, past: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Excitation to sound, by the filters of the chunk; also the samples that the next chunk's filters look back on."""
-    found = [linear_prediction(item.unsqueeze(0), net.mel, net.order) for item in window]
-    parts = found[0][1].shape[1] // window.shape[-1]
-    kept = slice(before * parts, (before + count) * parts)
-    coefficients = np.concatenate([a[:, kept].numpy() for a, _ in found])
-    gain = np.concatenate([g[:, kept].numpy() for _, g in found])
-    return filter_all_pole(excitation, coefficients, gain, past)
 
 
 def streams(

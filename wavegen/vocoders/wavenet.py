@@ -35,6 +35,7 @@ from wavegen.kernels.wavenet import ROWS
 from wavegen.nn import GatedStack, Upsample, factors
 from wavegen.vocoders import incremental
 from wavegen.vocoders.base import Vocoder
+from wavegen.vocoders.pieces import Draw
 
 __all__ = ["WaveNet"]
 
@@ -330,9 +331,9 @@ class WaveNet(Vocoder):
         nothing = torch.zeros(1 if style is None else len(style), self.mel.bins, frames)
         return self.synthesize(nothing, style, seed=seed, temperature=temperature)
 
-    def _draw(self, seed: int | None, temperature: float | None) -> incremental.Draw:
+    def _draw(self, seed: int | None, temperature: float | None) -> Draw:
         """A draw with the seed given, or with one that differs from call to call."""
         temperature = self.temperature if temperature is None else temperature
         if not 0 <= temperature < math.inf:
             raise WavegenError(f"got a temperature of {temperature}, expected 0 or more; 1 draws as the model learned")
-        return incremental.Draw(secrets.randbits(31) if seed is None else seed, temperature)
+        return Draw(secrets.randbits(31) if seed is None else seed, temperature)
