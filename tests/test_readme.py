@@ -107,6 +107,8 @@ def test_it_runs(block, place, monkeypatch):
     if block.how == "not run":
         pytest.skip(block.what)
     if block.language == "python":
+        for package in re.findall(r"# pip install (\w+)", block.code):
+            pytest.importorskip(package)
         exec(compile(block.code, "README.md", "exec"), {})
     for command in block.code.splitlines() if block.language == "sh" else ():
         words = local(command, block.what)

@@ -10,10 +10,15 @@ if TYPE_CHECKING:
     from wavegen.cli import run
     from wavegen.data import Batches, Corpus, Prefetch, check, download, validation
     from wavegen.errors import WavegenError
-    from wavegen.evaluation import compare, evaluate_folders, evaluate_vocoder
+    from wavegen.evaluation import compare, evaluate_folders, evaluate_vocoder, tones
+    from wavegen.export import export_onnx
+    from wavegen.flows import IAF, MADE, MAF, NICE, Chain, Flow, Glow, RealNVP, Transform
+    from wavegen.interop import import_checkpoint
     from wavegen.model import Model
     from wavegen.training import fit
     from wavegen.vocoders.base import Vocoder
+    from wavegen.vocoders.denoise import Denoiser
+    from wavegen.vocoders.waveglow import WaveGlow
     from wavegen.vocoders.wavenet import WaveNet
     from wavegen.voices import load_voice
 
@@ -24,10 +29,15 @@ _HOMES = {
     "wavegen.cli": ("run",),
     "wavegen.data": ("Batches", "Corpus", "Prefetch", "check", "download", "validation"),
     "wavegen.errors": ("WavegenError",),
-    "wavegen.evaluation": ("compare", "evaluate_folders", "evaluate_vocoder"),
+    "wavegen.evaluation": ("compare", "evaluate_folders", "evaluate_vocoder", "tones"),
+    "wavegen.export": ("export_onnx",),
+    "wavegen.flows": ("IAF", "MADE", "MAF", "NICE", "Chain", "Flow", "Glow", "RealNVP", "Transform"),
+    "wavegen.interop": ("import_checkpoint",),
     "wavegen.model": ("Model",),
     "wavegen.training": ("fit",),
     "wavegen.vocoders.base": ("Vocoder",),
+    "wavegen.vocoders.denoise": ("Denoiser",),
+    "wavegen.vocoders.waveglow": ("WaveGlow",),
     "wavegen.vocoders.wavenet": ("WaveNet",),
     "wavegen.voices": ("load_voice",),
 }

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,7 @@ app.command(data)
 VOICE = "kathleen-wavenet"
 MELS = (".npy", ".safetensors")
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
+Strength = Annotated[float, Parameter(validator=Number(gte=0))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=1 << 63))]
 
 
@@ -37,6 +38,7 @@ def vocode(
     vocoder: str = VOICE,
     seed: Seed = 0,
     temperature: float | None = None,
+    denoise: Strength = 0.0,
     folds: Count = 1,
     threads: Count = 1,
 ) -> None:
@@ -48,26 +50,33 @@ def vocode(
         vocoder: a voice that ships, or a model file.
         seed: another number, another take.
         temperature: 1 draws as the model learned, less is calmer; the voice knows what suits it.
-        folds: cut a long sound into so many streams, made together; faster with threads.
+        denoise: subtract so many times what the voice says for silence, 0 for nothing, 1 for all of it.
+        folds: cut a long sound into so many streams of a WaveNet, made together; faster with threads.
         threads: processor cores to use.
     """
     import torch
 
     from wavegen.audio.files import check_suffix, write
+    from wavegen.vocoders.denoise import Denoiser
+    from wavegen.vocoders.wavenet import WaveNet
     from wavegen.voices import load_voice
 
     if str(output) != "-":
         check_suffix(output)  # before minutes of work
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # the voice shares its work out among threads itself
     voice = load_voice(vocoder)
     mel = _mel_of(source, voice)
+    denoiser = Denoiser(voice, denoise, temperature=temperature, seed=seed)
     if str(output) == "-":
-        _stream(voice, mel, seed=seed, temperature=temperature)
+        _play(denoiser.stream(voice.stream(mel.split(8, dim=-1), seed=seed, temperature=temperature)))
         return
-    settings: dict[str, Any] = {"folds": folds, "threads": threads} if folds > 1 else {}
+    settings: dict[str, Any] = {"folds": folds} if folds > 1 else {}
+    if settings and not isinstance(voice, WaveNet):
+        raise WavegenError(f"got {folds} folds for {vocoder}, expected a WaveNet to fold; use --threads alone")
     with _progress(mel.shape[-1] * voice.mel.hop, voice.mel.rate) as progress:
-        wav = voice.synthesize(mel.unsqueeze(0), seed=seed, temperature=temperature, progress=progress, **settings)
-    write(output, wav[0], voice.mel.rate)
+        settings |= {"seed": seed, "temperature": temperature, "threads": threads, "progress": progress}
+        wav = voice.synthesize(mel.unsqueeze(0), **settings)
+    write(output, denoiser(wav)[0], voice.mel.rate)
 
 
 def _mel_of(source: Path, voice: "Vocoder") -> "Float[Tensor, 'M F']":
@@ -82,9 +91,9 @@ def _mel_of(source: Path, voice: "Vocoder") -> "Float[Tensor, 'M F']":
     return voice.mel(wav.unsqueeze(0))[0]
 
 
-def _stream(voice: "Vocoder", mel: "Float[Tensor, 'M F']", *, seed: int, temperature: float | None) -> None:
+def _play(pieces: "Iterable[Float[Tensor, ' _T']]") -> None:
     """Write 16-bit little-endian samples to standard output, chunk by chunk."""
-    for piece in voice.stream(mel.split(8, dim=-1), seed=seed, temperature=temperature):
+    for piece in pieces:
         sys.stdout.buffer.write((piece * 32767).round().short().numpy().astype("<i2").tobytes())
         sys.stdout.buffer.flush()
 
@@ -122,7 +131,7 @@ def mel(
     Args:
         source: a recording of any format and rate.
         output: a .safetensors file, which also says by what convention the mel was made.
-        convention: tacotron2, hifigan, r9y9, parallel_wavegan, parallel_wavegan_24k or vocos.
+        convention: tacotron2, hifigan, r9y9, r9y9_v01, parallel_wavegan, parallel_wavegan_24k or vocos.
     """
     from wavegen.audio.files import read, save_mel
     from wavegen.audio.mel import MelSpec
@@ -174,6 +183,7 @@ def evaluate(
     split: str | None = None,
     clips: Count | None = None,
     temperature: float | None = None,
+    denoise: Strength = 0.0,
     threads: Count = 1,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> None:
@@ -189,6 +199,7 @@ def evaluate(
         split: a list of the clips to use, such as test.csv in the corpus.
         clips: only the first so many.
         temperature: of the vocoder, if not the one that suits it.
+        denoise: subtract so many times what the vocoder says for silence.
         threads: processor cores to synthesize with, which the real-time factor depends on.
         output: a folder for evaluation.json, evaluation.md and evaluation.png.
     """
@@ -196,21 +207,68 @@ def evaluate(
 
     from wavegen.data import Corpus
     from wavegen.evaluation.compare import evaluate_folders, evaluate_vocoder
+    from wavegen.vocoders.denoise import Denoiser
     from wavegen.voices import load_voice
 
     torch.set_num_threads(threads)
-    if reference and synthesized and not (vocoder or data):
+    if reference and synthesized and not (vocoder or data or denoise):
         found = evaluate_folders(reference, synthesized, out=output)
     elif vocoder and data and not (reference or synthesized):
         chosen = Corpus.open(data, split)[:clips]
+        voice = load_voice(vocoder)
+        denoiser = Denoiser(voice, denoise, temperature=temperature)
         found = evaluate_vocoder(
-            load_voice(vocoder), chosen, name=Path(vocoder).stem, out=output, temperature=temperature
+            voice, chosen, name=Path(vocoder).stem, out=output, temperature=temperature, finish=denoiser
         )
     else:
         raise WavegenError(
-            "got neither pair of options, expected --reference and --synthesized, or --vocoder and --data"
+            "got neither pair of options, expected --reference and --synthesized, or --vocoder and --data; "
+            "--denoise belongs to the second"
         )
     print(found.to_markdown())
+
+
+@app.command(name="import")
+def import_(
+    file: Path,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    convention: str | None = None,
+    stacks: Count | None = None,
+    alternating: bool | None = None,
+) -> None:
+    """Turn a published checkpoint, NVIDIA's WaveGlow or r9y9's WaveNet, into a model file; nothing in it is run.
+
+    Args:
+        file: the checkpoint, as torch.save wrote it.
+        output: the model file to write, .safetensors.
+        convention: of the mels it was trained on, if not the one of the published models.
+        stacks: how many times a WaveNet's dilations begin again, if its number of layers is not a published one.
+        alternating: the halves of a WaveGlow take turns, as in NVIDIA's oldest, where the file does not say so.
+    """
+    from wavegen.audio.mel import MelSpec
+    from wavegen.interop import import_checkpoint
+
+    if output.suffix != ".safetensors":
+        raise WavegenError(f"cannot write a model to {output}: expected a name that ends in .safetensors; rename it")
+    mel = MelSpec.named(convention) if convention else None
+    model, found = import_checkpoint(file, mel=mel, stacks=stacks, alternating=alternating)
+    model.save(output, notes={"imported": found})
+    print(f"{found}; mels of the convention {model.mel}")
+
+
+@app.command
+def export(voice: str, *, onnx: Path) -> None:
+    """Write a WaveGlow for programs without torch, from noise and mel to sound.
+
+    Args:
+        voice: a voice that ships, or a model file.
+        onnx: the ONNX file to write, .onnx.
+    """
+    from wavegen.export import export_onnx
+    from wavegen.voices import load_voice
+
+    export_onnx(load_voice(voice), onnx)
 
 
 @app.command
@@ -232,7 +290,7 @@ def bench(
     """Measure speed and memory on this machine: generation, streaming and training of each preset.
 
     Args:
-        presets: of WaveNet; the quick ones if none is named.
+        presets: such as wavenet/edge or waveglow/edge; the usual ones if none is named.
         seconds: of sound to make in each measurement.
         repeats: processes, of which the median is printed.
         output: also write the figures to this JSON file.

@@ -6,16 +6,18 @@ each tap and nothing is copied; on a CPU in bfloat16 that is several times faste
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 from wavegen.errors import WavegenError
 
-__all__ = ["GatedStack", "Upsample", "factors"]
+__all__ = ["MLP", "ConvNet", "GatedNet", "GatedStack", "MaskedLinear", "Upsample", "UpsampleBands", "factors"]
 
 
 def delayed(rows: int, delay: int) -> tuple[slice, slice]:
@@ -256,3 +258,159 @@ class Upsample(nn.Module):
             near = functional.pad(x, (0, 0, 1, 1)).unfold(0, 3, 1)  # (F, BC, 3)
             x = (near @ matrix.T).transpose(1, 2).reshape(-1, x.shape[-1])
         return x.unflatten(1, shape)
+
+
+class UpsampleBands(nn.Module):
+    """Frames to steps: for each factor s, a learned filter over 3 neighbouring bands for each of s steps, then a ReLU.
+
+    The transposed convolutions of r9y9's first WaveNets; a step depends on its own frame alone.
+    """
+
+    reach = 0  # frames on either side
+
+    def __init__(self, rates: Sequence[int]) -> None:
+        super().__init__()
+        self.filters = nn.ParameterList(nn.Parameter(torch.full((3, s), 1 / 3)) for s in rates)
+        self.bias = nn.Parameter(torch.zeros(len(self.filters)))
+
+    def forward(self, x: Float[Tensor, "F B C"]) -> Float[Tensor, "N B C"]:
+        for smooth, bias in zip(self.filters, self.bias, strict=True):
+            near = functional.pad(x, (1, 1)).unfold(-1, 3, 1)  # (F, B, C, 3)
+            x = functional.relu(near @ smooth + bias).permute(0, 3, 1, 2).flatten(0, 1)
+        return x
+
+
+class SeparableStack(nn.Module):
+    """Gated convolutions along time, channel by channel, then across channels; residual connections only.
+
+    Zhai et al., "SqueezeWave" (2020), section 3.2, without its batch normalisation, under which the likelihood of an
+    item would depend on the others of its batch. Layer l, with * a convolution of each channel by itself:
+
+        y = tanh(W_f (d * h) + V_f c) sigmoid(W_g (d * h) + V_g c);    h <- h + W_r y
+    """
+
+    def __init__(self, channels: int, *, dilations: Sequence[int], kernel: int = 3, cond: int = 0) -> None:
+        super().__init__()
+        self.dilations, self.kernel = tuple(dilations), kernel
+        self.depthwise = nn.Parameter(torch.randn(len(self.dilations), kernel, channels) * kernel**-0.5)
+        self.gates = nn.ModuleList(nn.Linear(channels, 2 * channels) for _ in self.dilations)
+        self.residuals = nn.ModuleList(nn.Linear(channels, channels) for _ in self.dilations)
+        self.cond = nn.Linear(cond, len(self.dilations) * 2 * channels, bias=False) if cond else None
+
+    @property
+    def reach(self) -> int:
+        """Steps before the present one, and after it, that an output depends on."""
+        return self.kernel // 2 * sum(self.dilations)
+
+    def forward(self, h: Float[Tensor, "N B C"], cond: Float[Tensor, "N B D"] | None = None) -> Float[Tensor, "N B C"]:
+        added = [0.0] * len(self.dilations)
+        if cond is not None and self.cond is not None:
+            added = self.cond(cond).chunk(len(self.dilations), dim=-1)
+        layers = zip(self.dilations, self.depthwise, self.gates, self.residuals, added, strict=True)
+        for dilation, taps, gate, residual, beside in layers:
+            reach = self.kernel // 2 * dilation
+            padded = functional.pad(h, (0, 0, 0, 0, reach, reach))
+            smooth = sum(padded[tap * dilation :][: len(h)] * weight for tap, weight in enumerate(taps))
+            a, b = (gate(smooth) + beside).chunk(2, dim=-1)
+            h = h + residual(torch.tanh(a) * (0.5 + 0.5 * torch.tanh(b / 2)))
+        return h
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer without the connections where its mask (outputs, inputs) is False."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Bool[Tensor, "O I"]) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, input: Float[Tensor, "B I"]) -> Float[Tensor, "B O"]:
+        return functional.linear(input, self.weight * self.mask, self.bias)
+
+
+class Conditioned(nn.Sequential):
+    """Layers with SiLU between them, over x (B, C, ...) and a vector (B, D) of conditions; it gives zeros at first."""
+
+    def __init__(self, layers: Sequence[nn.Linear | nn.Conv1d | nn.Conv2d]) -> None:
+        last = layers[-1]
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        super().__init__(*(part for layer in layers[:-1] for part in (layer, nn.SiLU())), last)
+
+    def forward(self, x: Float[Tensor, "B C *S"], cond: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B E *S"]:
+        if cond is not None:
+            places = [1] * (x.ndim - 2)
+            x = torch.cat([x, cond.view(*cond.shape, *places).expand(-1, -1, *x.shape[2:])], dim=1)
+        return super().forward(x)
+
+
+class MLP(Conditioned):
+    """A multilayer perceptron of points, with `hidden` layers of so many units each.
+
+    If `causal`, output i sees inputs before i alone, and all conditions; so does output i of each further set of
+    `inputs` outputs (Germain et al., "MADE", 2015, eq. 8 and 9).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, hidden: Sequence[int], cond: int = 0, causal: bool = False
+    ) -> None:
+        if not causal:
+            super().__init__([nn.Linear(*sizes) for sizes in pairwise([inputs + cond, *hidden, outputs])])
+            return
+        # a unit that knows k has seen the first k inputs, so input i knows i + 1 and output i may know i
+        least, most = int(not cond), max(inputs - 1, 1)
+        between = [least + torch.arange(width) * (most - least + 1) // width for width in hidden]
+        knows = [torch.cat([torch.arange(inputs) + 1, torch.zeros(cond)]), *between, torch.arange(outputs) % inputs]
+        super().__init__([MaskedLinear(after.unsqueeze(1) >= before) for before, after in pairwise(knows)])
+
+
+class ConvNet(Conditioned):
+    """Convolutions of sequences (1 space) or images (2), with `hidden` layers of so many channels.
+
+    The first and the last are 3 wide, those between 1 (Kingma and Dhariwal, "Glow", 2018, appendix B).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, hidden: Sequence[int], spaces: Literal[1, 2], cond: int = 0
+    ) -> None:
+        kind = nn.Conv1d if spaces == 1 else nn.Conv2d
+        widths = [3, *[1] * (len(hidden) - 1), 3]
+        sizes = pairwise([inputs + cond, *hidden, outputs])
+        super().__init__([kind(*s, width, padding=width // 2) for s, width in zip(sizes, widths, strict=True)])
+
+
+class GatedNet(nn.Module):
+    """A coupling's network over sequences: WaveNet's gated convolutions, looking both ways, and zeros at first.
+
+    It works on (T, B, C) in memory, so a sequence (B, C, T) that is a view of that costs no copy. `cond` (B, D, T) is
+    aligned with the sequence.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        channels: int,
+        *,
+        dilations: Sequence[int],
+        kernel: int = 3,
+        cond: int = 0,
+        separable: bool = False,
+    ) -> None:
+        super().__init__()
+        self.start = nn.Linear(inputs, channels)
+        sizes: dict[str, Any] = {"dilations": dilations, "kernel": kernel, "cond": cond}
+        self.stack = (
+            SeparableStack(channels, **sizes)
+            if separable
+            else GatedStack(channels, channels, channels, causal=False, **sizes)
+        )
+        self.end = nn.Linear(channels, outputs)
+        nn.init.zeros_(self.end.weight)
+        nn.init.zeros_(self.end.bias)
+
+    def forward(self, x: Float[Tensor, "B A T"], cond: Float[Tensor, "B D T"] | None = None) -> Float[Tensor, "B C T"]:
+        steps = self.stack(self.start(x.permute(2, 0, 1)), None if cond is None else cond.permute(2, 0, 1))
+        with torch.autocast(x.device.type, enabled=False):  # shifts and scales need more than bfloat16's eight bits
+            return self.end(steps.to(x.dtype)).permute(1, 2, 0)

@@ -30,18 +30,22 @@ class Frames:
     @cached_property
     def weight(self) -> Float[Tensor, "1 L"]:
         """Sum of the squared windows over every sample."""
-        squares = self.window.square()[None, :, None].expand(1, -1, self.count)
-        return self._add(squares).clamp(min=1e-3)
+        return self._add(self.window.square().expand(1, self.count, -1)).clamp(min=1e-3)
 
-    def _add(self, pieces: Float[Tensor, "B N F"]) -> Float[Tensor, "B L"]:
-        size = (1, self.spec.n_fft)
-        return functional.fold(pieces, (1, self.length), size, stride=(1, self.spec.hop)).flatten(1)
+    def _add(self, pieces: Float[Tensor, "B F W"]) -> Float[Tensor, "B L"]:
+        size, hop = self.spec.n_fft, self.spec.hop
+        if size % hop:
+            return functional.fold(pieces.mT, (1, self.length), (1, size), stride=(1, hop)).flatten(1)
+        added = pieces.new_zeros(len(pieces), self.length // hop, hop)
+        for part, piece in enumerate(pieces.unflatten(2, (-1, hop)).unbind(2)):
+            added[:, part : part + self.count] += piece
+        return added.flatten(1)
 
-    def analyse(self, padded: Float[Tensor, "B L"]) -> Complex[Tensor, "B N F"]:
-        return torch.fft.rfft(padded.unfold(-1, self.spec.n_fft, self.spec.hop) * self.window).mT
+    def analyse(self, padded: Float[Tensor, "B L"]) -> Complex[Tensor, "B F N"]:
+        return torch.fft.rfft(padded.unfold(-1, self.spec.n_fft, self.spec.hop) * self.window)
 
-    def synthesise(self, spectrum: Complex[Tensor, "B N F"]) -> Float[Tensor, "B L"]:
-        return self._add(torch.fft.irfft(spectrum, dim=1) * self.window[:, None]) / self.weight
+    def synthesise(self, spectrum: Complex[Tensor, "B F N"]) -> Float[Tensor, "B L"]:
+        return self._add(torch.fft.irfft(spectrum) * self.window) / self.weight
 
     def pad(self, wav: Float[Tensor, "B T"]) -> Float[Tensor, "B L"]:
         return functional.pad(wav, (self.spec.padding, self.spec.padding), mode="reflect")[:, : self.length]
@@ -62,13 +66,14 @@ def griffin_lim(
     Raises:
         WavegenError: as `MelSpec.check`.
     """
-    frames = Frames(spec, mel.shape[-1])
-    flat = (spec.filters().sum(1) > 0).float()  # nothing where the bands say nothing
-    flat = flat[:, None].expand(len(mel), -1, frames.count)
-    target = with_bands(flat, spec.amplitude(mel.float()), spec, updates=100)
-    phase = torch.rand(target.shape[1:], generator=torch.Generator().manual_seed(seed)) * 2 * math.pi
+    frames, bands = Frames(spec, mel.shape[-1]), Bands(mel, spec)
+    flat = bands.seen.float().expand(len(mel), frames.count, -1)  # nothing where the bands say nothing
+    target = bands.fitted(flat, updates=100)
+    phase = torch.rand(target.shape[:0:-1], generator=torch.Generator().manual_seed(seed)).T * 2 * math.pi
     start = torch.polar(target, phase.expand_as(target))
-    return frames.cut(project(start, lambda _: target, frames, iterations=iterations, momentum=0.99))
+    return frames.cut(
+        project(start, lambda magnitude: target / magnitude, frames, iterations=iterations, momentum=0.99)
+    )
 
 
 @torch.no_grad()
@@ -86,48 +91,53 @@ def agree(
     """
     if wav.shape[-1] <= spec.padding:  # too short to have its edges reflected
         return wav
-    frames, amplitude = Frames(spec, mel.shape[-1]), spec.amplitude(mel.float())
+    frames, bands = Frames(spec, mel.shape[-1]), Bands(mel, spec)
     spectrum = frames.analyse(frames.pad(wav))
     magnitude = spectrum.abs().clamp(min=1e-7)
-    start = with_bands(magnitude, amplitude, spec, updates=10) * spectrum / magnitude
-
-    def banded(magnitude: Float[Tensor, "B N F"]) -> Float[Tensor, "B N F"]:
-        return with_bands(magnitude, amplitude, spec, updates=1)
-
-    return frames.cut(project(start, banded, frames, iterations=iterations - 1, momentum=0.5))
+    start = bands.fitted(magnitude, updates=10) / magnitude * spectrum
+    return frames.cut(project(start, bands.gain, frames, iterations=iterations - 1, momentum=0.9))
 
 
 def project(
-    spectrum: Complex[Tensor, "B N F"],
-    wanted: Callable[[Float[Tensor, "B N F"]], Float[Tensor, "B N F"]],
+    spectrum: Complex[Tensor, "B F N"],
+    gain: Callable[[Float[Tensor, "B F N"]], Float[Tensor, "B F N"]],
     frames: Frames,
     *,
     iterations: int,
     momentum: float,
 ) -> Float[Tensor, "B L"]:
-    """Alternate between spectra of sounds and spectra of the magnitude `wanted` for theirs; ends with a sound."""
+    """Alternate between spectra of sounds and spectra times the `gain` for their magnitude; ends with a sound."""
     before = torch.zeros_like(spectrum)
     for step in tqdm(range(iterations), desc="Griffin-Lim", delay=1, leave=False, disable=None):
         now = frames.analyse(frames.synthesise(spectrum))
         ahead = now + momentum * (now - before) if step else now
-        magnitude = ahead.abs().clamp(min=1e-7)
-        spectrum, before = wanted(magnitude) * ahead / magnitude, now
+        spectrum, before = gain(ahead.abs().clamp_(min=1e-7)) * ahead, now
     return frames.synthesise(spectrum)
 
 
-def with_bands(
-    spectrum: Float[Tensor, "B N F"], amplitude: Float[Tensor, "B M F"], spec: MelSpec, *, updates: int
-) -> Float[Tensor, "B N F"]:
-    """The magnitude spectrum nearest to `spectrum`, in shape, whose mel bands are `amplitude`.
+class Bands:
+    """The bands of a mel, as gains that bring a magnitude spectrum nearer to having them.
 
     Multiplicative updates for the Kullback-Leibler divergence (Lee and Seung, "Algorithms for non-negative matrix
     factorization", 2001), which stay positive and keep what the bands do not see: started from a flat spectrum they
     give smooth ones, which sound better than the sparse ones of least squares.
     """
-    bands, spectrum = amplitude**spec.power, spectrum**spec.power
-    filters = spec.filters()
-    total = filters.sum(1, keepdim=True)
-    for _ in tqdm(range(updates), desc="mel to spectrum", delay=1, leave=False, disable=None):
-        ratio = bands / (filters.mT @ spectrum).clamp(min=1e-10)
-        spectrum = torch.where(total > 0, spectrum * (filters @ ratio) / total, spectrum)
-    return spectrum ** (1 / spec.power)
+
+    def __init__(self, mel: Float[Tensor, "B M F"], spec: MelSpec) -> None:
+        self.power, self.filters = spec.power, spec.filters()
+        self.bands = spec.amplitude(mel.float()).mT ** self.power
+        total = self.filters.sum(1)
+        self.seen = total > 0  # bins that lie in a band
+        self.shares = (self.filters / total.clamp(min=1e-30).unsqueeze(1)).T
+        self.beyond = (~self.seen).float()
+
+    def gain(self, magnitude: Float[Tensor, "B F N"]) -> Float[Tensor, "B F N"]:
+        """One update, as factors of the magnitudes."""
+        ratio = self.bands / (magnitude**self.power @ self.filters).clamp_(min=1e-10)
+        return (ratio @ self.shares).add_(self.beyond) ** (1 / self.power)
+
+    def fitted(self, magnitude: Float[Tensor, "B F N"], *, updates: int) -> Float[Tensor, "B F N"]:
+        """The spectrum after so many updates: nearest to `magnitude`, in shape, of those with the mel's bands."""
+        for _ in tqdm(range(updates), desc="mel to spectrum", delay=1, leave=False, disable=None):
+            magnitude = magnitude * self.gain(magnitude)
+        return magnitude

@@ -21,10 +21,24 @@ from torch.nn import functional
 
 from wavegen.audio.mel import MelSpec
 
-__all__ = ["linear_prediction", "whiten"]
+__all__ = ["excitation", "linear_prediction", "whiten"]
 
 FLOOR = 1e-10  # power of x below which nothing is modelled: about 10 dB under the step of a 16-bit recording
 CORRECTION = 1e-4  # of the power, added as white noise (-40 dB): keeps the filters well conditioned
+
+
+def excitation(
+    wav: Float[Tensor, "B T"], mel: Float[Tensor, "B M F"], spec: MelSpec, order: int
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """The excitation u of a sound x by the linear prediction of its mel, and log |du / dx| of each sample.
+
+    Order 0 predicts nothing: u is x.
+    """
+    if not order:
+        return wav, torch.zeros_like(wav)
+    coefficients, gain = linear_prediction(mel, spec, order)
+    held = wav.shape[1] // gain.shape[1]
+    return whiten(wav, coefficients, gain), -gain.log().repeat_interleave(held, dim=1)
 
 
 def linear_prediction(
@@ -37,7 +51,7 @@ def linear_prediction(
     autocorrelations is one, so every filter is stable (Levinson-Durbin, float64).
     """
     power = spec.amplitude(mel.double()).square().transpose(1, 2)  # (B, F, M)
-    correlation = (power @ _basis(spec, order).to(mel.device)).transpose(1, 2)
+    correlation = (power @ autocorrelation_basis(spec, order).to(mel.device)).transpose(1, 2)
     correlation = functional.interpolate(correlation, scale_factor=parts, mode="linear").transpose(1, 2)
     correlation[..., 0] += CORRECTION * correlation[..., 0] + FLOOR
     coefficients, error = levinson(correlation)
@@ -73,7 +87,7 @@ def whiten(
 
 
 @lru_cache(maxsize=16)
-def _basis(spec: MelSpec, order: int) -> Float[Tensor, "M lags"]:
+def autocorrelation_basis(spec: MelSpec, order: int) -> Float[Tensor, "M lags"]:
     """The linear map from squared band amplitudes to the autocorrelation of the sound (Wiener-Khinchin)."""
     filters = spec.filters().double().numpy()  # (n_fft / 2 + 1, M)
     frequencies = np.linspace(0, spec.rate / 2, len(filters))

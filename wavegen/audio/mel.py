@@ -26,6 +26,7 @@ CONVENTIONS: dict[str, dict[str, Any]] = {
     "tacotron2": {},
     "hifigan": {"epsilon": 1e-9, "centring": "middle"},
     "r9y9": {**LOG10, "fmin": 125.0},
+    "r9y9_v01": {**LOG10, "fmin": 125.0, "floor": 1e-4, "mean": (-4.0,) * 80, "std": (5.0,) * 80},  # (dB + 80) / 100
     "parallel_wavegan": {**LOG10, "fmin": 80.0},
     "parallel_wavegan_24k": {**LOG10, "fmin": 80.0, "rate": 24000, "n_fft": 2048, "hop": 300, "win": 1200},
     "vocos": {"rate": 24000, "bins": 100, "fmax": None, "scale": "htk", "norm": None, "floor": 1e-7},

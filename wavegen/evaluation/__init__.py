@@ -3,6 +3,7 @@
 from wavegen.evaluation.compare import compare, evaluate_folders, evaluate_vocoder
 from wavegen.evaluation.likelihood import bits_per_sample, likelihood
 from wavegen.evaluation.report import Evaluation, Take, evaluate
+from wavegen.evaluation.tones import tones
 
 __all__ = [
     "Evaluation",
@@ -13,4 +14,5 @@ __all__ = [
     "evaluate_folders",
     "evaluate_vocoder",
     "likelihood",
+    "tones",
 ]

@@ -24,8 +24,10 @@ __all__ = ["compare", "evaluate_folders", "evaluate_vocoder"]
 
 SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"))
 RECORDINGS = "recordings"
+GROUP = 8  # samples; whistles are sought at multiples of the rate over it, unless a vocoder has groups of its own
 
 Synthesize = Callable[[Float[Tensor, "1 M F"]], Float[Tensor, "1 T"]]
+Finish = Callable[[Float[Tensor, "1 T"]], Float[Tensor, "1 T"]]
 Metrics = Mapping[str, Callable[[Wav, Wav, int], float]]
 
 
@@ -60,6 +62,7 @@ def compare(
     out: Path | str | None = None,
     recordings: bool = True,
     nats: Mapping[str, Callable[[Float[Tensor, " T"]], float | None]] | None = None,
+    group: int = GROUP,
     metrics: Metrics = METRICS,
 ) -> Evaluation:
     """Copy synthesis of every clip by every system: recording -> mel of `spec` -> sound, a row of the table each.
@@ -94,9 +97,9 @@ def compare(
                 density = nats[name](wav) if nats and name in nats else None
                 yield Take(clip.id, wav, sound, rate, name, clip.text, seconds, density)
 
-    note = f"RTF: {torch.get_num_threads()} torch threads; mel: {spec}."
+    note = f"RTF: {torch.get_num_threads()} torch threads; mel: {spec}; whistle: at k * {spec.rate} / {group} Hz."
     total = len(clips) * (len(systems) + recordings)
-    return _saved(evaluate(takes(), metrics=metrics, total=total, notes=[note]), out)
+    return _saved(evaluate(takes(), metrics=metrics, group=group, total=total, notes=[note]), out)
 
 
 def evaluate_vocoder(
@@ -108,11 +111,13 @@ def evaluate_vocoder(
     out: Path | str | None = None,
     seed: int = 0,
     temperature: float | None = None,
+    finish: Finish = lambda wav: wav,
     metrics: Metrics = METRICS,
 ) -> Evaluation:
     """Copy synthesis by a vocoder beside the recordings and `against` (Griffin-Lim, 60 iterations, when None).
 
-    A vocoder that is a Model with a likelihood also gets its bits per 16-bit sample on the recordings.
+    A vocoder that is a Model with a likelihood also gets its bits per 16-bit sample on the recordings. Whistles are
+    sought at multiples of the rate over its `group`, or `block`. `finish` is done to its sound, as a Denoiser does it.
 
     Raises:
         WavegenError: as `compare`.
@@ -122,7 +127,7 @@ def evaluate_vocoder(
     device = next((p.device for p in model.parameters()), None) if model else None
 
     def synthesize(mel: Float[Tensor, "1 M F"]) -> Float[Tensor, "1 T"]:
-        return vocoder.synthesize(mel.to(device), seed=seed, temperature=temperature)
+        return finish(vocoder.synthesize(mel.to(device), seed=seed, temperature=temperature))
 
     def density(wav: Float[Tensor, " T"]) -> float | None:
         frames = len(wav) // spec.hop
@@ -132,7 +137,14 @@ def evaluate_vocoder(
 
     if against is None:
         against = {"griffin-lim": partial(griffin_lim, spec=spec)}
-    return compare({name: synthesize, **against}, clips, spec, out=out, nats={name: density}, metrics=metrics)
+    systems = {name: synthesize, **against}
+    return compare(systems, clips, spec, out=out, nats={name: density}, group=_group(vocoder), metrics=metrics)
+
+
+def _group(vocoder: Copier) -> int:
+    """How many samples the vocoder makes at once: `group` of a flow, `block` of a WaveNet."""
+    sizes = (getattr(vocoder, name, 1) for name in ("group", "block"))
+    return next((size for size in sizes if size > 1), GROUP)
 
 
 def evaluate_folders(
@@ -141,13 +153,15 @@ def evaluate_folders(
     *,
     texts: Mapping[str, str] | None = None,
     rate: int | None = None,
+    group: int = GROUP,
     out: Path | str | None = None,
     metrics: Metrics = METRICS,
 ) -> Evaluation:
     """Compare the files of two folders that have the same name but for the suffix.
 
     Every synthesized file needs a reference; references without a synthesis are named in the report. `texts` (by
-    name without suffix) adds WER, with a row for the recordings; `rate` resamples both sides.
+    name without suffix) adds WER, with a row for the recordings; `rate` resamples both sides; whistles are sought at
+    multiples of the rate over `group`.
 
     Raises:
         WavegenError: no such folder, no pair, a synthesis without reference, different rates; as `evaluate`.
@@ -170,7 +184,8 @@ def evaluate_folders(
 
     left = sorted(originals.keys() - copies.keys())
     notes = [f"Not synthesized: {_names(left)}."] if left else []
-    return _saved(evaluate(takes(), metrics=metrics, total=len(copies) * (2 if texts else 1), notes=notes), out)
+    total = len(copies) * (2 if texts else 1)
+    return _saved(evaluate(takes(), metrics=metrics, group=group, total=total, notes=notes), out)
 
 
 def _sounds(folder: Path | str) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from wavegen.evaluation.likelihood import bits_per_sample
 from wavegen.evaluation.metrics import METRICS, Unmeasurable, Wav
 from wavegen.evaluation.picture import draw
 from wavegen.evaluation.recognition import transcribe, word_errors
+from wavegen.evaluation.tones import tones
 
 __all__ = ["Evaluation", "Scores", "Take", "evaluate"]
 
@@ -69,6 +70,7 @@ COLUMNS = {
     "log_f0_rmse": Column("log-F0 RMSE", "ln Hz", "lower", 3),
     "vuv_error": Column("V/UV error", "share of frames", "lower", 3),
     "multi_resolution_stft": Column("M-STFT", "", "lower", 2),
+    "whistle": Column("whistle", "dB", "lower", 1),
     "wer": Column("WER", "errors per word", "lower", 3),
     "bits": Column("bits", "per 16-bit sample", "lower", 2),
     "rtf": Column("RTF", "s per s of sound", "lower", 3),
@@ -179,22 +181,24 @@ def evaluate(
     takes: Iterable[Take],
     *,
     metrics: Mapping[str, Callable[[Wav, Wav, int], float]] = METRICS,
+    group: int = 8,
     total: int | None = None,
     pictures: int = 2,
     notes: Sequence[str] = (),
 ) -> Evaluation:
     """Measure every take as it comes; `pictures` clips are kept for the picture, `total` is for the progress bar.
 
-    WER is measured where there is a text, RTF and bits where the take tells them.
+    The whistle of a take is the loudest of its `tones`, at multiples of the rate over `group`; WER is measured where
+    there is a text, RTF and bits where the take tells them.
 
     Raises:
-        WavegenError: no take, NaN, lengths too far apart, a missing package; the clip is named.
+        WavegenError: no take, a group that cannot be, NaN, lengths too far apart, a missing package; the clip is named.
     """
     scores: list[Scores] = []
     pictured: dict[str, list[Take]] = {}
     for take in tqdm(takes, desc="evaluate", total=total, unit="clip", delay=1, disable=None):
         try:
-            scores.append(_measure(take, metrics))
+            scores.append(_measure(take, metrics, group))
         except WavegenError as error:
             raise WavegenError(f"{take.id} ({take.system}): {error}") from error
         if take.id in pictured or len(pictured) < pictures:
@@ -204,7 +208,7 @@ def evaluate(
     return Evaluation(scores, [take for same in pictured.values() for take in same], notes)
 
 
-def _measure(take: Take, metrics: Mapping[str, Callable[[Wav, Wav, int], float]]) -> Scores:
+def _measure(take: Take, metrics: Mapping[str, Callable[[Wav, Wav, int], float]], group: int) -> Scores:
     """Every metric of one take; those of the take itself are (total, total) so that long clips weigh more."""
 
     def measured(metric: Callable[[Wav, Wav, int], float]) -> tuple[float, float]:
@@ -217,6 +221,7 @@ def _measure(take: Take, metrics: Mapping[str, Callable[[Wav, Wav, int], float]]
     tried: dict[str, Callable[[], tuple[float, float]]] = {
         name: partial(measured, metric) for name, metric in metrics.items()
     }
+    tried["whistle"] = lambda: (float(tones(take.synthesized, take.rate, group=group).max()), 1.0)
     if take.text:
         tried["wer"] = lambda: word_errors(take.text, transcribe(take.synthesized, take.rate))
     if (seconds := take.seconds) is not None:

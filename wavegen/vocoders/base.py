@@ -1,16 +1,22 @@
 """The contract of a vocoder: mel spectrogram in, sound out."""
 
+import math
+import secrets
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from wavegen.audio.mel import MelSpec
 from wavegen.errors import WavegenError
 from wavegen.model import Model
+from wavegen.vocoders.pieces import Draw
 
-__all__ = ["Vocoder"]
+__all__ = ["STEP", "Vocoder"]
+
+STEP = 2 / 65536  # of a 16-bit recording, in [-1, 1]
 
 
 class Vocoder(Model):
@@ -19,7 +25,19 @@ class Vocoder(Model):
     mel: MelSpec
     style: int  # numbers in a style vector, 0 for none
 
+    temperature: float  # to draw at when none is asked for
+
     @abstractmethod
+    def pieces(
+        self,
+        mels: Iterable[Float[Tensor, "B M _F"]],
+        style: Float[Tensor, "B D"] | None,
+        draw: Draw,
+        *,
+        threads: int = 1,
+    ) -> Iterator[Float[Tensor, "B _T"]]:
+        """Sound in chunks for mels in pieces, the same chunks however the mels were cut; every item as if alone."""
+
     def synthesize(
         self,
         mel: Float[Tensor, "B M F"],
@@ -27,15 +45,28 @@ class Vocoder(Model):
         *,
         seed: int | None = None,
         temperature: float | None = None,
+        threads: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Sound in [-1, 1] of exactly `F * mel.hop` samples; the same seed gives the same samples.
 
         At temperature 1 the model draws what it learned, below 1 something calmer; None stands for what suits it.
-        `progress` is called with the number of samples made since its last call.
-        """
+        `threads` processor cores share the work, which changes no sample. `progress` is called with the number of
+        samples made since its last call.
 
-    @abstractmethod
+        Raises:
+            WavegenError: a mel or style of the wrong shape, NaN, a temperature below 0, or no thread.
+        """
+        self.check_input(mel, style)
+        if threads < 1:
+            raise WavegenError(f"got {threads} threads, expected at least 1")
+        made = []
+        for piece in self.pieces([mel], style, self.draw(seed, temperature), threads=threads):
+            made.append(piece)
+            if progress is not None:
+                progress(piece.numel())
+        return torch.cat(made, dim=1)
+
     def stream(
         self,
         mels: Iterable[Float[Tensor, "M _F"]],
@@ -44,7 +75,27 @@ class Vocoder(Model):
         seed: int | None = None,
         temperature: float | None = None,
     ) -> Iterator[Float[Tensor, " _T"]]:
-        """Sound in pieces for mel in pieces; the pieces joined equal `synthesize` of the mels joined."""
+        """Sound in pieces for mel in pieces, as soon as the frames that it depends on are there.
+
+        The pieces joined equal `synthesize` of the mels joined.
+        """
+        draw = self.draw(seed, temperature)
+        one_style = None if style is None else style.unsqueeze(0)
+
+        def batched() -> Iterator[Tensor]:
+            for mel in mels:
+                self.check_input(mel.unsqueeze(0), one_style)
+                yield mel.unsqueeze(0)
+
+        for piece in self.pieces(batched(), one_style, draw):
+            yield piece[0]
+
+    def draw(self, seed: int | None, temperature: float | None) -> Draw:
+        """A draw with the seed given, or with one that differs from call to call."""
+        temperature = self.temperature if temperature is None else temperature
+        if not 0 <= temperature < math.inf:
+            raise WavegenError(f"got a temperature of {temperature}, expected 0 or more; 1 draws as the model learned")
+        return Draw(secrets.randbits(31) if seed is None else seed, temperature)
 
     def check_mel(self, spec: MelSpec) -> None:
         """Refuse a mel of another convention than the vocoder's, naming both."""

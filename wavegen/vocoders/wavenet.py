@@ -16,7 +16,6 @@ vector of any covariance.
 """
 
 import math
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,19 +26,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wavegen.audio.lpc import linear_prediction, whiten
+from wavegen.audio.lpc import excitation
 from wavegen.audio.mel import MelSpec
 from wavegen.distributions import LAWS, Law, MuLaw
 from wavegen.errors import WavegenError
 from wavegen.kernels.wavenet import ROWS
-from wavegen.nn import GatedStack, Upsample, factors
+from wavegen.nn import GatedStack, Upsample, UpsampleBands, factors
 from wavegen.vocoders import incremental
-from wavegen.vocoders.base import Vocoder
+from wavegen.vocoders.base import STEP, Vocoder
 from wavegen.vocoders.pieces import Draw
 
 __all__ = ["WaveNet"]
-
-STEP = 2 / 65536  # of a 16-bit recording, in [-1, 1]
 
 SMALL: dict[str, Any] = {"layers": 20, "stacks": 2, "residual": 64, "gate": 64, "skip": 128, "head": 128}
 R9Y9: dict[str, Any] = {"kernel": 3, "residual": 128, "gate": 128, "skip": 128, "head": 128, "cond": 80}
@@ -51,7 +48,8 @@ class WaveNet(Vocoder):
 
     Sizes: `layers` in `stacks` whose dilations double from 1; `residual`, `gate` (pairs), `skip` and `head` channels;
     `cond` channels of conditioning, 0 for none; `style` dimensions of the style vector, 0 for none. The mel enters as
-    `(mel - mel_mean) / mel_std`, through convolutions of widths `context` over frames, then `Upsample`.
+    `(mel - mel_mean) / mel_std`, through convolutions of widths `context` over frames, with zeros beyond both `edges`
+    or the frames there repeated, then through the `upsampler`: "smooth" (`Upsample`) or "transposed" (`UpsampleBands`).
 
     The law of a sample is "mulaw" (`classes`), "logistics" or "gaussians" (`components`, `log_scale_min`). `polish`
     is the number of projections (`audio.griffin_lim.agree`) that bring the sound made closer to the mel asked for, and
@@ -72,6 +70,8 @@ class WaveNet(Vocoder):
     head: int = 256
     cond: int = 80
     context: tuple[int, ...] = (5,)
+    edges: Literal["zeros", "replicate"] = "zeros"
+    upsampler: Literal["smooth", "transposed"] = "smooth"
     mel_mean: float = 0.0
     mel_std: float = 1.0
     style: int = 0
@@ -108,10 +108,11 @@ class WaveNet(Vocoder):
         super().__init__()
         self._check()
         self.context_layers = nn.ModuleList(
-            nn.Conv1d(self.cond if i else self.mel.bins, self.cond, width, padding=width // 2)
+            nn.Conv1d(self.cond if i else self.mel.bins, self.cond, width, padding=width // 2, padding_mode=self.edges)
             for i, width in enumerate(self.context if self.cond else ())
         )
-        self.upsample = Upsample(factors(self.mel.hop // self.block)) if self.cond else None
+        upsampler = Upsample if self.upsampler == "smooth" else UpsampleBands
+        self.upsample = upsampler(factors(self.mel.hop // self.block)) if self.cond else None
         self.front = nn.Parameter(torch.randn(self.block, self.inputs, self.residual) / math.sqrt(self.block))
         self.front_bias = nn.Parameter(torch.zeros(self.residual))
         self.stack = GatedStack(
@@ -140,7 +141,11 @@ class WaveNet(Vocoder):
         channels = (self.residual, self.gate, self.skip, self.head)
         yield "residual gate skip head", f"positive multiples of {ROWS}", all(n > 0 and n % ROWS == 0 for n in channels)
         odd = all(width > 0 and width % 2 == 1 for width in self.context)
-        yield "context", "odd widths, at least one", odd and len(self.context) > 0
+        yield "context", "odd widths", odd
+        deep = len(self.context) > 0 or self.cond in (0, self.mel.bins)
+        yield "context cond", f"a width at least, or as many channels as the mel has bins, {self.mel.bins}", deep
+        yield "edges", "zeros or replicate", self.edges in ("zeros", "replicate")
+        yield "upsampler", "smooth or transposed", self.upsampler in ("smooth", "transposed")
         yield "cond style order polish", "0 or more", min(self.cond, self.style, self.order, self.polish) >= 0
         yield "law", f"one of {', '.join(LAWS)}", self.law in LAWS
         yield "block", f"a divisor of the hop, {self.mel.hop}", self.mel.hop % self.block == 0
@@ -175,14 +180,6 @@ class WaveNet(Vocoder):
     def receptive_field(self) -> int:
         """Past samples (of the sound, or of its excitation) that a prediction depends on."""
         return self.block * (1 + (self.kernel - 1) * sum(self.dilations))
-
-    def excitation(self, wav: Float[Tensor, "B T"], mel: Float[Tensor, "B M F"] | None) -> tuple[Tensor, Tensor]:
-        """What the network models, u (B, T), and log |du / dx| of each sample (B, T)."""
-        if not self.order or mel is None:
-            return wav, torch.zeros_like(wav)
-        coefficients, gain = linear_prediction(mel, self.mel, self.order)
-        held = wav.shape[1] // gain.shape[1]
-        return whiten(wav, coefficients, gain), -gain.log().repeat_interleave(held, dim=1)
 
     def steps_condition(self, mel: Float[Tensor, "B M F"] | None) -> Float[Tensor, "N B C"] | None:
         """The conditioning channels of every step, None without conditioning."""
@@ -240,7 +237,7 @@ class WaveNet(Vocoder):
             raise WavegenError('got a batch without "mel", expected one for a WaveNet with cond or order; add it')
         if self.law != "mulaw":
             wav = wav + (torch.rand_like(wav) - 0.5) * STEP
-        u, log_slope = self.excitation(wav, mel)
+        u, log_slope = (wav, torch.zeros_like(wav)) if mel is None else excitation(wav, mel, self.mel, self.order)
         known = torch.arange(u.shape[1], device=u.device) >= self.order  # the rest was predicted from before the start
         params, links = self.parameters_of(u * known, mel, batch.get("style"))
         blocks = self.steps(u)
@@ -281,7 +278,7 @@ class WaveNet(Vocoder):
         self.check_input(mel, style)
         if min(folds, threads) < 1:
             raise WavegenError(f"got {folds} folds and {threads} threads, expected at least 1 of each")
-        draw = self._draw(seed, temperature)
+        draw = self.draw(seed, temperature)
         if folds == 1:
             return incremental.streams(self, mel, style, draw, threads=threads, progress=progress)
         if len(mel) > 1:
@@ -292,25 +289,15 @@ class WaveNet(Vocoder):
         wavs = incremental.streams(self, segments, styles, draw, threads=threads, progress=progress)
         return incremental.join(wavs, parts, self.mel.hop)
 
-    def stream(
+    def pieces(
         self,
-        mels: Iterable[Float[Tensor, "M _F"]],
-        style: Float[Tensor, " D"] | None = None,
+        mels: Iterable[Float[Tensor, "B M _F"]],
+        style: Float[Tensor, "B D"] | None,
+        draw: Draw,
         *,
-        seed: int | None = None,
-        temperature: float | None = None,
-    ) -> Iterator[Float[Tensor, " _T"]]:
-        """Sound as soon as the frames that it depends on are there, in chunks of `incremental.CHUNK` frames."""
-        draw = self._draw(seed, temperature)
-        one_style = None if style is None else style.unsqueeze(0)
-
-        def batched() -> Iterator[Tensor]:
-            for mel in mels:
-                self.check_input(mel.unsqueeze(0), one_style)
-                yield mel.unsqueeze(0)
-
-        for piece in incremental.pieces(self, batched(), one_style, draw):
-            yield piece[0]
+        threads: int = 1,
+    ) -> Iterator[Float[Tensor, "B _T"]]:
+        return incremental.pieces(self, mels, style, draw)
 
     def sample(
         self,
@@ -330,10 +317,3 @@ class WaveNet(Vocoder):
         frames = -(-samples // self.mel.hop)
         nothing = torch.zeros(1 if style is None else len(style), self.mel.bins, frames)
         return self.synthesize(nothing, style, seed=seed, temperature=temperature)
-
-    def _draw(self, seed: int | None, temperature: float | None) -> Draw:
-        """A draw with the seed given, or with one that differs from call to call."""
-        temperature = self.temperature if temperature is None else temperature
-        if not 0 <= temperature < math.inf:
-            raise WavegenError(f"got a temperature of {temperature}, expected 0 or more; 1 draws as the model learned")
-        return Draw(secrets.randbits(31) if seed is None else seed, temperature)
