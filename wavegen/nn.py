@@ -7,7 +7,7 @@ each tap and nothing is copied; on a CPU in bfloat16 that is several times faste
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -371,9 +371,7 @@ class ConvNet(Conditioned):
     The first and the last are 3 wide, those between 1 (Kingma and Dhariwal, "Glow", 2018, appendix B).
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, *, hidden: Sequence[int], spaces: Literal[1, 2], cond: int = 0
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, *, hidden: Sequence[int], spaces: int, cond: int = 0) -> None:
         kind = nn.Conv1d if spaces == 1 else nn.Conv2d
         widths = [3, *[1] * (len(hidden) - 1), 3]
         sizes = pairwise([inputs + cond, *hidden, outputs])

@@ -66,8 +66,8 @@ class Invertible1x1(Transform):
 
     def __init__(self, channels: int, *, matrix: Float[Tensor, "C C"] | None = None) -> None:
         super().__init__()
-        if matrix is None:
-            matrix = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))[0]
+        rotation: Tensor = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))[0]
+        matrix = rotation if matrix is None else matrix
         if matrix.shape != (channels, channels) or not matrix.isfinite().all():
             raise WavegenError(f"got a 1x1 matrix of shape {tuple(matrix.shape)}, expected {channels} x {channels} of "
                                "finite numbers; check where it comes from")  # fmt: skip

@@ -168,4 +168,8 @@ class MADE(MAF):
 class IAF(MAF):
     """MAF the other way round (Kingma et al., 2016): it samples at once; a density takes as many passes as numbers."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        **Flow.presets,
+        "digits": {"shape": (64,), "steps": 2, "hidden": (128,)},  # for the sake of its many passes
+    }
     turned: ClassVar[bool] = True

@@ -134,8 +134,8 @@ def _smoothed(weights: Weights, cond: int) -> Part:
     at = "upsample_net.upsample.up_layers."
     count = sum(name.startswith(at) for name in weights.left)
     filters = [weights.take(f"{at}{2 * i + 1}.weight", 1, 1, 1, None) for i in range(count)]
-    found = {"context_layers.0.weight": inward, "context_layers.0.bias": torch.zeros(cond)}
-    found |= {f"upsample.filters.{i}": smooth[0, 0, 0] for i, smooth in enumerate(filters)}
+    found = {"conditioning.context.0.weight": inward, "conditioning.context.0.bias": torch.zeros(cond)}
+    found |= {f"conditioning.upsample.filters.{i}": smooth[0, 0, 0] for i, smooth in enumerate(filters)}
     rates = tuple(smooth.shape[-1] // 2 for smooth in filters)
     return found, {"context": (inward.shape[-1],), "edges": "replicate", "rates": rates}
 
@@ -145,8 +145,10 @@ def _transposed(weights: Weights) -> Part:
     count = sum(name.startswith("upsample_conv.") and name.endswith(".weight") for name in weights.left)
     filters = [weights.take(f"upsample_conv.{2 * i}.weight", 1, 1, 3, None) for i in range(count)]
     biases = [weights.take(f"upsample_conv.{2 * i}.bias", 1) for i in range(count)]
-    found = {f"upsample.filters.{i}": kernel[0, 0].flip(0) for i, kernel in enumerate(filters)}  # a convolution's order
-    found["upsample.bias"] = torch.cat(biases)
+    found = {
+        f"conditioning.upsample.filters.{i}": kernel[0, 0].flip(0) for i, kernel in enumerate(filters)
+    }  # a convolution's order
+    found["conditioning.upsample.bias"] = torch.cat(biases)
     rates = tuple(kernel.shape[-1] for kernel in filters)
     fields = {"upsampler": "transposed", "context": (), "log_scale_min": math.log(1e-14)}
     return found, {"rates": rates, **fields}

@@ -1,28 +1,39 @@
-"""What conditions a vocoder's network: a mel and a style, brought to the rate of the network's steps."""
+"""What conditions a vocoder's network: a mel, brought from the rate of frames to that of the network's steps."""
+
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wavegen.nn import Upsample, factors
+from wavegen.nn import Upsample, UpsampleBands, factors
 
 __all__ = ["Smooth", "Transposed"]
 
 
 class Smooth(nn.Module):
-    """Convolutions of widths `context` over frames, then repeated and smoothed to `steps` a frame."""
+    """Convolutions of widths `context` over frames, then each frame repeated to `steps` of them and smoothed.
 
-    def __init__(self, bins: int, channels: int, *, steps: int, context: tuple[int, ...]) -> None:
+    Beyond both ends are zeros, or the frames there (`edges`).
+    """
+
+    def __init__(
+        self,
+        bins: int,
+        channels: int,
+        *,
+        steps: int,
+        context: tuple[int, ...],
+        edges: Literal["zeros", "replicate"] = "zeros",
+        bands: bool = False,
+    ) -> None:
         super().__init__()
         self.context = nn.ModuleList(
-            nn.Conv1d(channels if i else bins, channels, width, padding=width // 2) for i, width in enumerate(context)
+            nn.Conv1d(channels if i else bins, channels, width, padding=width // 2, padding_mode=edges)
+            for i, width in enumerate(context)
         )
-        self.upsample = Upsample(factors(steps))
-
-    @property
-    def margin(self) -> int:
-        """Frames on either side that a step depends on."""
-        return sum(layer.kernel_size[0] // 2 for layer in self.context) + self.upsample.reach  # type: ignore[union-attr]
+        self.upsample = (UpsampleBands if bands else Upsample)(factors(steps))
+        self.margin = sum(width // 2 for width in context) + self.upsample.reach  # frames that a step looks away
 
     def forward(self, mel: Float[Tensor, "B M F"]) -> Float[Tensor, "N B C"]:
         for i, layer in enumerate(self.context):

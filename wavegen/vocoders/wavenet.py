@@ -31,9 +31,10 @@ from wavegen.audio.mel import MelSpec
 from wavegen.distributions import LAWS, Law, MuLaw
 from wavegen.errors import WavegenError
 from wavegen.kernels.wavenet import ROWS
-from wavegen.nn import GatedStack, Upsample, UpsampleBands, factors
+from wavegen.nn import GatedStack
 from wavegen.vocoders import incremental
 from wavegen.vocoders.base import STEP, Vocoder
+from wavegen.vocoders.conditioning import Smooth
 from wavegen.vocoders.pieces import Draw
 
 __all__ = ["WaveNet"]
@@ -107,12 +108,11 @@ class WaveNet(Vocoder):
     def __post_init__(self) -> None:
         super().__init__()
         self._check()
-        self.context_layers = nn.ModuleList(
-            nn.Conv1d(self.cond if i else self.mel.bins, self.cond, width, padding=width // 2, padding_mode=self.edges)
-            for i, width in enumerate(self.context if self.cond else ())
-        )
-        upsampler = Upsample if self.upsampler == "smooth" else UpsampleBands
-        self.upsample = upsampler(factors(self.mel.hop // self.block)) if self.cond else None
+        self.conditioning = None
+        if self.cond:
+            steps, bands = self.mel.hop // self.block, self.upsampler == "transposed"
+            sizes = {"steps": steps, "context": self.context, "edges": self.edges, "bands": bands}
+            self.conditioning = Smooth(self.mel.bins, self.cond, **sizes)
         self.front = nn.Parameter(torch.randn(self.block, self.inputs, self.residual) / math.sqrt(self.block))
         self.front_bias = nn.Parameter(torch.zeros(self.residual))
         self.stack = GatedStack(
@@ -183,12 +183,9 @@ class WaveNet(Vocoder):
 
     def steps_condition(self, mel: Float[Tensor, "B M F"] | None) -> Float[Tensor, "N B C"] | None:
         """The conditioning channels of every step, None without conditioning."""
-        if self.upsample is None or mel is None:
+        if self.conditioning is None or mel is None:
             return None
-        c = (mel - self.mel_mean) / self.mel_std
-        for i, layer in enumerate(self.context_layers):
-            c = layer(functional.leaky_relu(c, 0.2) if i else c)
-        return self.upsample(c.permute(2, 0, 1))
+        return self.conditioning((mel - self.mel_mean) / self.mel_std)
 
     def parameters_of(
         self,
@@ -252,9 +249,7 @@ class WaveNet(Vocoder):
     @property
     def margin(self) -> int:
         """Frames on either side that the conditioning of a frame depends on."""
-        if self.upsample is None:
-            return 1 if self.order else 0
-        return max(sum(width // 2 for width in self.context) + self.upsample.reach, 1 if self.order else 0)
+        return max(self.conditioning.margin if self.conditioning else 0, 1 if self.order else 0)
 
     def synthesize(
         self,
