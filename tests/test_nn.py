@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from wavegen.errors import WavegenError
-from wavegen.nn import GatedStack, Upsample, factors
+from wavegen.nn import MLP, ConvNet, GatedStack, Upsample, factors
 
 
 def plain_stack(stack: GatedStack, h, cond=None, style=None):
@@ -155,3 +155,32 @@ def test_upsampling_reaches_as_far_as_it_says(rates):
 def test_upsampling_starts_as_a_moving_average():
     constant = Upsample((4, 2))(torch.ones(9, 1, 1))
     torch.testing.assert_close(constant[16:-16], torch.ones_like(constant[16:-16]))
+
+
+@pytest.mark.parametrize("cond", [0, 2])
+@pytest.mark.parametrize(("inputs", "hidden"), [(1, (3,)), (2, (5, 4)), (6, (16, 8)), (9, (3,))])
+def test_an_output_of_a_causal_mlp_sees_the_inputs_before_it_and_all_conditions(inputs, hidden, cond):
+    torch.manual_seed(0)
+    net = MLP(inputs, 2 * inputs, hidden=hidden, cond=cond, causal=True).double()
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight)
+    x = torch.randn(1, inputs + cond).double()
+    seen = torch.autograd.functional.jacobian(lambda x: net(x[:, :inputs], x[:, inputs:])[0], x)[:, 0] != 0
+    before = torch.ones(inputs, inputs).tril(-1).bool().repeat(2, 1)
+    assert not (seen[:, :inputs] & ~before).any() and seen[:, inputs:].all()
+    if min(hidden) >= inputs:
+        assert torch.equal(seen[:, :inputs], before)
+
+
+@pytest.mark.parametrize("spaces", [1, 2])
+def test_convolutions_reach_two_places_and_are_conditioned_everywhere(spaces):
+    torch.manual_seed(0)
+    net = ConvNet(2, 3, hidden=(8, 8), spaces=spaces, cond=1)
+    assert not net(torch.randn(1, 2, *[9] * spaces), torch.ones(1, 1)).any()  # zeros at first
+    torch.nn.init.normal_(net[-1].weight)
+    x, cond = torch.zeros(1, 2, *[9] * spaces), torch.ones(1, 1)
+    touched = x.clone()
+    touched[0, 0].view(-1)[0] = 1  # a corner
+    changed = (net(touched, cond) != net(x, cond)).any(dim=1)[0]
+    assert torch.equal(changed.nonzero().max(dim=0).values, torch.tensor([2] * spaces))
+    assert (net(x, 2 * cond) != net(x, cond)).all()

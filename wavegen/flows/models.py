@@ -27,8 +27,9 @@ class Flow(Model):
     """A density of items of one shape, given by a chain of steps from them to the standard normal.
 
     `shape` is that of an item, channels first; `cond` the numbers in its condition, 0 for none; `hidden` the sizes of
-    the layers of every network. After `levels` times squeezing two positions (of images 2 x 2) into channels and
-    running `steps` steps, half of the channels leave (Dinh et al., "Real NVP", 2017, section 3.6).
+    the layers of every network, whose log-scales stay within `bound` (with 3 in each of many steps, one point far out
+    can upset the training). After `levels` times squeezing two positions (of images 2 x 2) into channels and running
+    `steps` steps, half of the channels leave (Dinh et al., "Real NVP", 2017, section 3.6).
 
     Raises:
         WavegenError: sizes that do not fit each other.
@@ -39,6 +40,7 @@ class Flow(Model):
     steps: int = 8
     hidden: tuple[int, ...] = (64, 64)
     levels: int = 0
+    bound: float = 1.0
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {"hidden": (48, 48)},
@@ -48,7 +50,7 @@ class Flow(Model):
 
     def __post_init__(self) -> None:
         super().__init__()
-        sizes = (*self.shape, *self.hidden, self.steps, self.cond + 1, self.levels + 1)
+        sizes = (*self.shape, *self.hidden, self.steps, self.cond + 1, self.levels + 1, self.bound)
         halved = not self.levels or all(size % 2**self.levels == 0 for size in self.shape[1:] or (1,))
         if not (self.shape and self.hidden and min(sizes) > 0 and halved):
             raise WavegenError(f"got {self.config}, expected positive sizes and positions that halve `levels` times")
@@ -122,7 +124,7 @@ class RealNVP(Flow):
         channels, space = shape[0], shape[1:]
         mask = checkerboard(shape if index % 4 < 2 else (channels, *[1] * len(space)), odd=index % 2 == 1)
         net = self.net(shape, channels, channels * (1 + self.scale))
-        return Chain(ActNorm(channels), MaskedCoupling(mask, net, scale=self.scale))
+        return Chain(ActNorm(channels), MaskedCoupling(mask, net, scale=self.scale, bound=self.bound))
 
 
 @dataclass(eq=False, repr=False)
@@ -140,7 +142,7 @@ class Glow(Flow):
     presets: ClassVar[dict[str, dict[str, Any]]] = {**Flow.presets, "digits": IMAGES}
 
     def step(self, shape: tuple[int, ...], index: int) -> Transform:
-        return glow_step(shape[0], self.net(shape, halves(shape[0]), shape[0]))
+        return glow_step(shape[0], self.net(shape, halves(shape[0]), shape[0]), bound=self.bound)
 
 
 @dataclass(eq=False, repr=False)
@@ -154,7 +156,8 @@ class MAF(Flow):
             raise WavegenError(f"got items of shape {shape}, expected points (D,); flatten them")
         (size,) = shape
         net = MLP(size, 2 * size, hidden=self.hidden, cond=self.cond, causal=True)
-        return Chain(ActNorm(size), Inverse(Autoregressive(net)) if self.turned else Autoregressive(net), flip(size))
+        step = Autoregressive(net, bound=self.bound)
+        return Chain(ActNorm(size), Inverse(step) if self.turned else step, flip(size))
 
 
 @dataclass(eq=False, repr=False)
@@ -162,6 +165,7 @@ class MADE(MAF):
     """A Gaussian for every coordinate given those before it: a single autoregressive map (Germain et al., 2015)."""
 
     steps: int = 1
+    bound: float = 3.0
 
 
 @dataclass(eq=False, repr=False)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fold", "join", "pack", "pieces", "run", "start", "streams"]
 
+POLISHED = (8, 16, 32)  # frames of the chunks that are polished, which need eight more
 CHUNK = 8  # frames; 93 ms at 22,050 Hz: what a stream waits for, and how often Ctrl-C is heard
 
 
@@ -92,7 +93,7 @@ def pieces(
     chunks = network_pieces(net, mels, style, draw)
     made = coloured(chunks, net.mel, net.order) if net.order else (wav for wav, _ in chunks)
     if net.polish:
-        made = polished(made, again, net.mel, iterations=net.polish, sizes=(CHUNK,))
+        made = polished(made, again, net.mel, iterations=net.polish, sizes=POLISHED)
     yield from (wav.clamp(-1, 1) for wav in made)
 
 

@@ -47,6 +47,12 @@ class Window(NamedTuple):
         """The chunk's share of what has `rate` steps for each frame of the window."""
         return slice(self.before * rate, (self.before + self.count) * rate)
 
+    def within(self, margin: int) -> "Window":
+        """The same chunk with no more than so many frames on either side."""
+        before = min(self.before, margin)
+        first = self.before - before
+        return Window(self.mel[..., first : self.before + self.count + margin], before, self.count)
+
 
 def windows(mels: Iterable[Float[Tensor, "B M _F"]], margin: int, sizes: Sizes) -> Iterator[Window]:
     """Every chunk (the last may be shorter than its size) with up to `margin` frames on either side."""
@@ -88,8 +94,9 @@ def coloured(
     """Excitation to sound, chunk by chunk, by the linear prediction of each chunk's mel."""
     past: np.ndarray | None = None
     for excitation, window in made:
-        found = [linear_prediction(item.unsqueeze(0), spec, order) for item in window.mel]
-        kept = window.own(found[0][1].shape[1] // window.mel.shape[-1])
+        near = window.within(1)  # filters are interpolated between neighbouring frames
+        found = [linear_prediction(item.unsqueeze(0), spec, order) for item in near.mel]
+        kept = near.own(found[0][1].shape[1] // near.mel.shape[-1])
         coefficients = np.concatenate([a[:, kept].numpy() for a, _ in found])
         gain = np.concatenate([g[:, kept].numpy() for _, g in found])
         past = np.zeros((len(excitation), order)) if past is None else past

@@ -30,7 +30,7 @@ from wavegen.vocoders.pieces import Draw, Window, ahead, coloured, polished, win
 __all__ = ["WaveGlow"]
 
 FLOWED = (16, 32)  # frames of the first chunks of the flow: a stream speaks soon, and later wastes little on margins
-POLISHED = (8, 16, 32, 64)  # frames of the chunks that are polished, which need eight more
+POLISHED = (8, 16, 32, 64, 128)  # frames of the chunks that are polished, which need eight more
 OWN: dict[str, Any] = {
     "early_every": 0, "kernel": 3, "upsampler": "smooth", "context": (5, 3), "bound": 3.0, "order": 32,
     "mel": MelSpec.named("hifigan"), "mel_mean": -5.0, "mel_std": 3.0,
@@ -82,7 +82,7 @@ class WaveGlow(Vocoder):
             "order": 16, "polish": 2,
         },
         "edge": {
-            **OWN, "group": 32, "flows": 8, "layers": 4, "channels": 64, "cond": 96, "polish": 8, "temperature": 0.5,
+            **OWN, "group": 32, "flows": 8, "layers": 4, "channels": 64, "cond": 96, "polish": 32, "temperature": 0.6,
         },
         "nvidia-256": {},
         "nvidia-512": {"channels": 512},
@@ -207,7 +207,7 @@ class WaveGlow(Vocoder):
         *,
         threads: int = 1,
     ) -> Iterator[Float[Tensor, "B _T"]]:
-        sizes = (*FLOWED, max(64, 4 * self.margin))
+        sizes = (*FLOWED, 6 * self.margin)
         mels, again = itertools.tee(mel.cpu().float() for mel in mels)
 
         def flowed(job: tuple[Window, Tensor]) -> tuple[Tensor, Window]:

@@ -90,7 +90,7 @@ class WaveNet(Vocoder):
         "edge": {
             "law": "gaussians", "components": 1, "layers": 12, "stacks": 2, "residual": 128, "gate": 128, "skip": 128,
             "head": 128, "cond": 96, "context": (5, 3), "block": 16, "order": 32, "log_scale_min": -7.0,
-            "polish": 8, "temperature": 0.5,
+            "polish": 16, "temperature": 0.5,
             "mel": MelSpec.named("hifigan"), "mel_mean": -5.0, "mel_std": 3.0,
         },
         "paper": {},
