@@ -10,6 +10,7 @@ import subprocess
 import warnings
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -55,6 +56,14 @@ def test_what_torch_saves_is_read_as_torch_reads_it(settings, tmp_path):
     }
     torch.save(tree, tmp_path / "model.pt", **settings)
     assert_same(read_tensors(tmp_path / "model.pt"), torch.load(tmp_path / "model.pt", weights_only=True))
+
+
+@formats
+def test_a_learning_rate_that_numpy_made_stops_nobody(settings, tmp_path):
+    """As r9y9's schedules leave it in the optimizer."""
+    tree = {"weights": torch.ones(2), "optimizer": {"lr": np.float64(1e-3)}}
+    torch.save(tree, tmp_path / "model.pt", **settings)
+    assert torch.equal(read_tensors(tmp_path / "model.pt")["weights"], torch.ones(2))
 
 
 class Asks:

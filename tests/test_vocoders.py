@@ -150,7 +150,10 @@ def test_styles_that_cannot_be_are_refused(vocoder, unchecked):
         with pytest.raises(WavegenError, match="temperature"):
             plain.synthesize(mel, seed=1, temperature=wrong)
         with pytest.raises(WavegenError, match="temperature"):
-            list(plain.stream([mel[0]], seed=1, temperature=wrong))
+            plain.stream([mel[0]], seed=1, temperature=wrong)
+    for wrong in (-1, 2**70):
+        with pytest.raises(WavegenError, match="seed"):
+            plain.synthesize(mel, seed=wrong)
 
 
 def test_a_mel_of_another_convention_is_refused_naming_both(vocoder):

@@ -107,7 +107,7 @@ def test_nats_are_of_sound_whatever_is_modelled(small, order):
 
     def encode(late):
         u, _ = excitation(torch.cat([noisy[:, :hop], late], dim=1), mel, net.mel, order)
-        return net.encode(u[:, hop:], mel)[0].flatten()
+        return net.encode(u, mel, first=1)[0].flatten()
 
     z, jacobian = encode(noisy[:, hop:]), torch.autograd.functional.jacobian(encode, noisy[:, hop:])[:, 0]
     log_prob = -0.5 * (z.square() + math.log(2 * math.pi)).sum() + torch.linalg.slogdet(jacobian.double())[1]
@@ -207,3 +207,31 @@ def test_sizes_that_cannot_be_are_refused(unchecked, wrong):
     with pytest.raises(WavegenError, match="expected") as error:
         WaveGlow.preset("tiny", **wrong)
     assert "\n" not in str(error.value)
+
+
+def test_lengths_and_styles_that_do_not_fit_are_refused(small, unchecked):
+    net, styled = small(group=8, early_every=0), small(group=8, early_every=0, style=3)
+    wav, mel, _ = sound(net, 4)
+    for batch in (
+        {"wav": wav, "mel": mel[..., 1:]},
+        {"wav": wav[:, :-8], "mel": mel},
+        {"wav": wav[:, : SPEC.hop], "mel": mel[..., :1]},
+    ):
+        with pytest.raises(WavegenError, match="frames"):
+            net.loss(batch)
+    for model, style in (
+        (styled, None),
+        (styled, torch.zeros(1, 4)),
+        (styled, torch.zeros(2, 3)),
+        (net, torch.ones(1, 3)),
+    ):
+        with pytest.raises(WavegenError, match="style"):
+            model.loss({"wav": wav, "mel": mel} | ({} if style is None else {"style": style}))
+
+
+def test_double_precision_and_mels_with_gradients_are_fine(small):
+    net = small(group=8, early_every=0)
+    _, mel, _ = sound(net, 9)
+    plain = net.synthesize(mel, seed=1, temperature=0.02)
+    assert torch.equal(net.synthesize(mel.requires_grad_(), seed=1, temperature=0.02), plain)
+    assert (net.double().synthesize(mel, seed=1, temperature=0.02) - plain).abs().max() < 0.01

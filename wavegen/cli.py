@@ -68,6 +68,8 @@ def vocode(
     mel = _mel_of(source, voice)
     denoiser = Denoiser(voice, denoise, temperature=temperature, seed=seed)
     if str(output) == "-":
+        if max(folds, threads) > 1:
+            raise WavegenError("got --folds or --threads with -o -, expected neither: a stream is made on one core")
         _play(denoiser.stream(voice.stream(mel.split(8, dim=-1), seed=seed, temperature=temperature)))
         return
     settings: dict[str, Any] = {"folds": folds} if folds > 1 else {}
@@ -200,7 +202,7 @@ def evaluate(
         clips: only the first so many.
         temperature: of the vocoder, if not the one that suits it.
         denoise: subtract so many times what the vocoder says for silence.
-        threads: processor cores to synthesize with, which the real-time factor depends on.
+        threads: processor cores for torch, which the real-time factor depends on.
         output: a folder for evaluation.json, evaluation.md and evaluation.png.
     """
     import torch

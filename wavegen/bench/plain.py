@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from wavegen.errors import WavegenError
 from wavegen.flows.base import Beyond, Chain, Transform
-from wavegen.flows.channels import Invertible1x1
+from wavegen.flows.channels import Invertible1x1, Permutation
 from wavegen.flows.coupling import Coupling, GatedNet
 from wavegen.nn import GatedStack
 from wavegen.vocoders.waveglow import WaveGlow
@@ -66,6 +66,10 @@ def plain_decode(net: WaveGlow, z: Float[Tensor, "B G N"], mel: Float[Tensor, "B
             if step.bound is not None:
                 log_scale = step.bound * torch.tanh(log_scale / step.bound)
             x = torch.cat([a, (b - shift) / torch.exp(log_scale)], dim=1)
+        elif isinstance(step, Permutation):
+            x = x[:, step.back]
+        else:
+            raise WavegenError(f"got a {type(step).__name__}, expected a transform of WaveGlow; write its plain way")
         return x
 
     return undo(net.flow, z).transpose(1, 2).flatten(1)

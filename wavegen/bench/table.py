@@ -74,7 +74,8 @@ def _measured(mode: str, what: str, seconds: float) -> dict[str, float]:
     command = [sys.executable, "-m", "wavegen.bench", mode, what, str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise WavegenError(f"measuring {mode} of {what} failed: {done.stderr.strip().splitlines()[-1]}")
+        reason = [f"exit code {done.returncode}", *done.stderr.strip().splitlines()][-1]
+        raise WavegenError(f"measuring {mode} of {what} failed: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -45,10 +45,12 @@ class ActNorm(Affine):
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             raise WavegenError("got the first batch of an ActNorm in one of several processes, expected it before they "
                                "begin; call the model's `loss` once before `fit`")  # fmt: skip
-        std = values.std(1, correction=0).clamp(min=1e-6)
-        self.shift.copy_(-values.mean(1) / std)
-        self.log_scale.copy_(-std.log())
-        self.initialised.fill_(True)
+        std = values.std(1, correction=0)
+        if values.shape[1] > 1 and values.isfinite().all():  # otherwise a later batch will do
+            std = std.masked_fill(std < 1e-6, 1.0)  # of a channel that is constant
+            self.shift.copy_(-values.mean(1) / std)
+            self.log_scale.copy_(-std.log())
+            self.initialised.fill_(True)
 
 
 class Invertible1x1(Transform):
@@ -73,7 +75,7 @@ class Invertible1x1(Transform):
                                "finite numbers; check where it comes from")  # fmt: skip
         order, lower, upper = torch.linalg.lu(matrix.double())
         diagonal = upper.diagonal()
-        if diagonal.abs().min() <= channels * torch.finfo(matrix.dtype).eps * diagonal.abs().max():
+        if not torch.linalg.cond(matrix.double()) < 1e7:  # digits of float32; NaN for zeros
             raise WavegenError("got a singular 1x1 matrix, expected one with an inverse; check where it comes from")
         self.register_buffer("order", order.float())
         self.register_buffer("sign", diagonal.sign().float())
@@ -142,7 +144,7 @@ class Squeeze(Transform):
     Channel c * factor + i of a squeezed sequence is sample i of each group of channel c.
 
     Raises:
-        WavegenError: positions that are no multiple of the factor.
+        WavegenError: positions to squeeze, or channels to unfold, that are no multiple of the factor.
     """
 
     def __init__(self, factor: int) -> None:
@@ -151,14 +153,14 @@ class Squeeze(Transform):
 
     def forward(self, x: Float[Tensor, "B C *S"], cond: Cond = None) -> Mapped:
         if any(size % self.factor for size in x.shape[2:]):
-            raise WavegenError(
-                f"got {tuple(x.shape[2:])} positions, expected multiples of {self.factor}; pad or cut them"
-            )
+            raise WavegenError(f"got {tuple(x.shape[2:])} positions, expected multiples of {self.factor}; cut them")
         for axis in range(2, x.ndim):
             x = x.unflatten(axis, (-1, self.factor)).movedim(axis + 1, 2).flatten(1, 2)
         return x, x.new_zeros(len(x))
 
     def inverse(self, y: Float[Tensor, "B C *S"], cond: Cond = None) -> Mapped:
+        if y.shape[1] % self.factor ** (y.ndim - 2):
+            raise WavegenError(f"got {y.shape[1]} channels to unfold by {self.factor}, expected a multiple; squeeze")
         for axis in reversed(range(2, y.ndim)):
             y = y.unflatten(1, (-1, self.factor)).movedim(2, axis + 1).flatten(axis, axis + 1)
         return y, y.new_zeros(len(y))

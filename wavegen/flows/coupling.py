@@ -80,10 +80,7 @@ class MaskedCoupling(Learned):
     def coefficients(self, x: Float[Tensor, "B C *S"], cond: Cond) -> tuple[Tensor, Tensor]:
         mask, shape = tuple(self.mask.shape), tuple(x.shape[1:])
         if len(mask) != len(shape) or not all(m in (1, n) for m, n in zip(mask, shape, strict=True)):
-            raise WavegenError(
-                f"got a mask of shape {mask} for items of shape {shape}, expected the same or one that is broadcast "
-                "to it; build the mask for these items"
-            )
+            raise WavegenError(f"got a mask of shape {mask}, expected {shape}, or 1 for any size; build it for them")
         keep = self.mask.to(x.dtype)
         shift, log_scale = self.ask(x * keep, cond, x.shape[1])
         return shift * (1 - keep), log_scale * (1 - keep)

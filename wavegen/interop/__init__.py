@@ -33,7 +33,7 @@ def import_checkpoint(
             return nvidia.waveglow(weights, mel=mel, alternating=alternating)
         some = min(weights.left)
         raise WavegenError(
-            f"got weights such as {some!r}, expected NVIDIA's WaveGlow or r9y9's WaveNet; import one of these"
+            f"got weights such as {some!r:.100}, expected NVIDIA's WaveGlow or r9y9's WaveNet; import one of these"
         )
     except WavegenError as error:
         raise WavegenError(f"{path}: {error}") from error

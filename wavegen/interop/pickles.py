@@ -170,6 +170,10 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch.nn.backends.thnn._get_thnn_function_backend": lambda machine: None,  # torch before 1.4, in every module
     "torch.Size": _first,
     "torch.device": _first,
+    "numpy.core.multiarray.scalar": lambda machine, *_: None,  # a learning rate
+    "numpy._core.multiarray.scalar": lambda machine, *_: None,
+    "numpy.dtype": lambda machine, *_: {},
+    "_codecs.encode": lambda machine, *_: None,
     "builtins.set": _first,
     "__builtin__.set": _first,
 }

@@ -64,13 +64,15 @@ class Weights:
         """
         value = self.left.pop(name, None)
         if value is None:
-            raise WavegenError(f"found no weight {name!r}, which this layout has; it is not complete")
+            raise WavegenError(f"found no weight {name!r:.100}, which this layout has; it is not complete")
         fits = value.ndim == len(shape) and all(want in (None, n) for want, n in zip(shape, value.shape, strict=False))
         if not fits:
             wanted = ", ".join("any" if want is None else str(want) for want in shape)
-            raise WavegenError(f"got {name!r} of shape {tuple(value.shape)}, expected ({wanted}); it is another layout")
+            raise WavegenError(
+                f"got {name!r:.100} of shape {tuple(value.shape)}, expected ({wanted}); it is another layout"
+            )
         if not (value.is_floating_point() and value.isfinite().all()):
-            raise WavegenError(f"got {name!r} with values that are not finite numbers; its training has failed")
+            raise WavegenError(f"got {name!r:.100} with values that are not finite numbers; its training has failed")
         return value.float()
 
     def take_all(self, name: str, count: int, *shape: int | None) -> Float[Tensor, "L ..."]:
@@ -88,8 +90,8 @@ class Weights:
             WavegenError: naming the first of them.
         """
         if self.left:
-            raise WavegenError(f"got {len(self.left)} more weights than its layout has, such as {min(self.left)!r}; "
-                               "only published layouts can be imported")  # fmt: skip
+            raise WavegenError(f"got {len(self.left)} weights more than its layout has, {min(self.left)!r:.99} first; "
+                               "only published layouts fit")  # fmt: skip
 
 
 def _tensors(module: Any) -> Iterator[tuple[str, Any]]:
@@ -100,10 +102,18 @@ def _tensors(module: Any) -> Iterator[tuple[str, Any]]:
         if len(prefix) > LONGEST:
             raise WavegenError(f"got modules nested deeper than any published one, {prefix:.40}...")
         if not (isinstance(module, Record) and isinstance(module.state, dict)) or id(module) in seen:
-            raise WavegenError(f"got a {type(module).__name__} at {prefix!r}, expected a module, once, with its state")
+            raise WavegenError(
+                f"got a {type(module).__name__} at {prefix!r:.100}, expected a module, once, with its state"
+            )
         seen.add(id(module))
         for kind in ("_parameters", "_buffers"):
-            for name, value in module.state.get(kind, {}).items():
+            table = module.state.get(kind) or {}
+            if table and id(table) in seen:
+                raise WavegenError(
+                    f"got the weights of {prefix:.40} twice, expected each module's once; get another file"
+                )
+            seen |= {id(table)} if table else set()
+            for name, value in table.items():
                 yield f"{prefix}{name}", value
         for name, inner in module.state.get("_modules", {}).items():
             if inner is not None:
@@ -127,7 +137,7 @@ def _without_norm(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _scaled(g: Tensor, v: Tensor, name: str) -> Tensor:
     axes = [axis for axis, size in enumerate(g.shape) if size == 1]
     if g.ndim != v.ndim or not axes or any(n not in (1, m) for n, m in zip(g.shape, v.shape, strict=True)):
-        raise WavegenError(f"got {name!r} of shape {tuple(g.shape)} for a weight of shape {tuple(v.shape)}, expected "
+        raise WavegenError(f"got {name!r:.99} of shape {tuple(g.shape)} for a weight of {tuple(v.shape)}, expected "
                            "one magnitude for each output channel; it is not complete")  # fmt: skip
     g, v = g.float(), v.float()
     return v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))

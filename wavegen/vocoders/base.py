@@ -61,7 +61,8 @@ class Vocoder(Model):
         if threads < 1:
             raise WavegenError(f"got {threads} threads, expected at least 1")
         made = []
-        for piece in self.pieces([mel], style, self.draw(seed, temperature), threads=threads):
+        plain = mel.detach().cpu().float()
+        for piece in self.pieces([plain], style, self.draw(seed, temperature), threads=threads):
             made.append(piece)
             if progress is not None:
                 progress(piece.numel())
@@ -85,14 +86,15 @@ class Vocoder(Model):
         def batched() -> Iterator[Tensor]:
             for mel in mels:
                 self.check_input(mel.unsqueeze(0), one_style)
-                yield mel.unsqueeze(0)
+                yield mel.detach().cpu().float().unsqueeze(0)
 
-        for piece in self.pieces(batched(), one_style, draw):
-            yield piece[0]
+        return (piece[0] for piece in self.pieces(batched(), one_style, draw))
 
     def draw(self, seed: int | None, temperature: float | None) -> Draw:
         """A draw with the seed given, or with one that differs from call to call."""
         temperature = self.temperature if temperature is None else temperature
+        if not (seed is None or 0 <= seed < 1 << 63):
+            raise WavegenError(f"got the seed {seed}, expected 0 to 2^63 - 1; take a smaller one")
         if not 0 <= temperature < math.inf:
             raise WavegenError(f"got a temperature of {temperature}, expected 0 or more; 1 draws as the model learned")
         return Draw(secrets.randbits(31) if seed is None else seed, temperature)
@@ -113,9 +115,13 @@ class Vocoder(Model):
             )
         if style is not None and not style.isfinite().all():
             raise WavegenError("got a style with NaN or infinite values, expected finite ones; compute it again")
-        given = (len(mel), 0) if style is None else tuple(style.shape)
-        if given != (len(mel), self.style):
+        self.check_style(style, len(mel))
+
+    def check_style(self, style: Float[Tensor, "B D"] | None, batch: int) -> None:
+        """Refuse styles of another size than the vocoder's, or not one for each item."""
+        given = (batch, 0) if style is None else tuple(style.shape)
+        if given != (batch, self.style):
             raise WavegenError(
-                f"got a style of shape {given}, expected {(len(mel), self.style)}; the vocoder was trained with styles "
+                f"got a style of shape {given}, expected {(batch, self.style)}; the vocoder was trained with styles "
                 f"of {self.style} numbers"
             )

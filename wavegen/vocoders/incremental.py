@@ -89,7 +89,7 @@ def pieces(
     draw: Draw,
 ) -> Iterator[Float[Tensor, "B _T"]]:
     """Sound in chunks for mels in pieces of any length. Every item of a batch draws the noise that it would alone."""
-    mels, again = itertools.tee(mel.cpu().float() for mel in mels)
+    mels, again = itertools.tee(mels) if net.polish else (mels, ())
     chunks = network_pieces(net, mels, style, draw)
     made = coloured(chunks, net.mel, net.order) if net.order else (wav for wav, _ in chunks)
     if net.polish:

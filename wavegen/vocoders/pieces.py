@@ -8,6 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,10 @@ from wavegen.audio.lpc import linear_prediction
 from wavegen.audio.mel import MelSpec
 from wavegen.kernels.wavenet import filter_all_pole
 
-__all__ = ["Draw", "Sizes", "Window", "ahead", "coloured", "polished", "windows"]
+__all__ = ["Draw", "Sizes", "Window", "coloured", "polished", "windows", "workers"]
 
 Progress = Callable[[int], None]  # called with how many more samples were made
+Across = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # `map`, or something like it
 Sizes = tuple[int, ...]  # frames of the first chunks; the last of them goes on for ever
 
 POLISH_MARGIN = 8  # frames; of what lies further off, polishing is not told
@@ -73,19 +75,28 @@ def windows(mels: Iterable[Float[Tensor, "B M _F"]], margin: int, sizes: Sizes) 
             held, before, size = held[..., drop:], before + count - drop, next(coming)
 
 
-def ahead(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """`work(item)` for each item in order, computed by so many threads; never more than that are under way."""
+@contextmanager
+def workers(threads: int) -> Iterator[Across]:
+    """What works like `map`, in order and as its results are asked for, but with so many threads a little ahead."""
     if threads == 1:
-        yield from map(work, items)
+        yield map
         return
-    running: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            running.append(pool.submit(work, item))
-            if len(running) > threads:
+
+        def ahead(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+            running: deque[Future[Any]] = deque()
+            for item in items:
+                running.append(pool.submit(work, item))
+                if len(running) > threads:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+
+        try:
+            yield ahead
+        except BaseException:  # Ctrl-C: what has begun ends, the rest does not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def coloured(
@@ -111,7 +122,7 @@ def polished(
     *,
     iterations: int,
     sizes: Sizes,
-    threads: int = 1,
+    across: Across = map,
 ) -> Iterator[Float[Tensor, "B _T"]]:
     """The sound, brought closer to the mel asked for by `iterations` projections (see `audio.griffin_lim.agree`)."""
 
@@ -130,4 +141,4 @@ def polished(
         items = zip(wav.split(1), window.mel.split(1), strict=True)
         return torch.cat([agree(*item, spec, iterations=iterations)[:, window.own(spec.hop)] for item in items])
 
-    yield from ahead(polish, jobs(), threads)
+    yield from across(polish, jobs())

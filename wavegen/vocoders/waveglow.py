@@ -25,7 +25,7 @@ from wavegen.flows.channels import Invertible1x1, Permutation, Squeeze
 from wavegen.flows.coupling import Coupling, GatedNet, halves
 from wavegen.vocoders.base import STEP, Vocoder
 from wavegen.vocoders.conditioning import Smooth, Transposed
-from wavegen.vocoders.pieces import Draw, Window, ahead, coloured, polished, windows
+from wavegen.vocoders.pieces import Draw, Window, coloured, polished, windows, workers
 
 __all__ = ["WaveGlow"]
 
@@ -130,7 +130,8 @@ class WaveGlow(Vocoder):
             ("early_every early_size style order polish", "0 or more",
              min(self.early_every, self.early_size, self.style, self.order, self.polish) >= 0),
             ("group early_every early_size", "channels left for the last flow", self.left > 0),
-            ("kernel", "an odd number of taps", self.kernel % 2 == 1),
+            ("kernel", "an odd number of taps", self.kernel > 0 and self.kernel % 2 == 1),
+            ("mel_std", "a positive number", self.mel_std > 0),
             ("bound", "a positive number, or None", self.bound is None or self.bound > 0),
             ("upsampler", "transposed or smooth", self.upsampler in ("transposed", "smooth")),
             ("cond upsampler", f"{self.mel.bins * self.group}, bins * group", not transposed
@@ -164,17 +165,33 @@ class WaveGlow(Vocoder):
         self, mel: Float[Tensor, "B M F"], style: Float[Tensor, "B D"] | None = None
     ) -> Float[Tensor, "B C N"]:
         """The conditioning channels of every step."""
+        self.check_style(style, len(mel))
         steps = self.upsample((mel - self.mel_mean) / self.mel_std)
         if style is not None and self.style_layer is not None:
             steps = steps + self.style_layer(style)
         return steps.permute(1, 2, 0)
 
     def encode(
-        self, wav: Float[Tensor, "B T"], mel: Float[Tensor, "B M F"], style: Float[Tensor, "B D"] | None = None
+        self,
+        wav: Float[Tensor, "B T"],
+        mel: Float[Tensor, "B M F"],
+        style: Float[Tensor, "B D"] | None = None,
+        *,
+        first: int = 0,
     ) -> tuple[Float[Tensor, "B G N"], Float[Tensor, " B"]]:
-        """Sound (or its excitation) to noise, and the log-determinant of that for each item."""
-        groups, _ = self.squeeze(wav.unsqueeze(1))
-        return self.flow(groups, self.condition(mel, style)[..., -groups.shape[-1] :])
+        """Sound (or its excitation), from frame `first` on, to noise, and the log-determinant of that for each item.
+
+        Raises:
+            WavegenError: not `hop` samples for each frame, no frame left, or a style of another shape.
+        """
+        hop, frames = self.mel.hop, mel.shape[-1]
+        if wav.shape[1] != frames * hop or frames <= first:
+            raise WavegenError(
+                f"got {wav.shape[1]} samples and {frames} frames, expected {hop} samples for each of more than {first} "
+                "frames; cut them to that"
+            )
+        groups, _ = self.squeeze(wav[:, first * hop :].unsqueeze(1))
+        return self.flow(groups, self.condition(mel, style)[..., first * hop // self.group :])
 
     def decode(
         self, z: Float[Tensor, "B G N"], mel: Float[Tensor, "B M F"], style: Float[Tensor, "B D"] | None = None
@@ -187,12 +204,12 @@ class WaveGlow(Vocoder):
 
         16-bit recordings are dequantised by uniform noise of one step, drawn from torch's generator.
         """
-        wav, mel, first = batch["wav"], batch.get("mel"), self.mel.hop
+        wav, mel, hop = batch["wav"], batch.get("mel"), self.mel.hop
         if mel is None:
             raise WavegenError('got a batch without "mel", expected one for a WaveGlow; add it')
         u, log_slope = excitation(wav + (torch.rand_like(wav) - 0.5) * STEP, mel, self.mel, self.order)
-        z, logdet = self.encode(u[:, first:], mel, batch.get("style"))  # the rest was predicted from before the start
-        return -((gaussian(z) + logdet) / (wav.shape[1] - first) + log_slope[:, first:].mean(1))
+        z, logdet = self.encode(u, mel, batch.get("style"), first=1)  # which was predicted from before the start
+        return -((gaussian(z) + logdet) / (wav.shape[1] - hop) + log_slope[:, hop:].mean(1))
 
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Nats per sample; bits are per 16-bit sample."""
@@ -208,7 +225,7 @@ class WaveGlow(Vocoder):
         threads: int = 1,
     ) -> Iterator[Float[Tensor, "B _T"]]:
         sizes = (*FLOWED, 6 * self.margin)
-        mels, again = itertools.tee(mel.cpu().float() for mel in mels)
+        mels, again = itertools.tee(mels) if self.polish else (mels, ())
 
         def flowed(job: tuple[Window, Tensor]) -> tuple[Tensor, Window]:
             window, noise = job
@@ -218,11 +235,12 @@ class WaveGlow(Vocoder):
             ]
             return torch.cat(items)[:, window.own(self.mel.hop)], window
 
-        chunks = ahead(flowed, self._noisy(windows(mels, self.margin, sizes), draw), threads)
-        made = coloured(chunks, self.mel, self.order) if self.order else (wav for wav, _ in chunks)
-        if self.polish:
-            made = polished(made, again, self.mel, iterations=self.polish, sizes=POLISHED, threads=threads)
-        yield from (wav.clamp(-1, 1) for wav in made)
+        with workers(threads) as across:
+            chunks = across(flowed, self._noisy(windows(mels, self.margin, sizes), draw))
+            made = coloured(chunks, self.mel, self.order) if self.order else (wav for wav, _ in chunks)
+            if self.polish:
+                made = polished(made, again, self.mel, iterations=self.polish, sizes=POLISHED, across=across)
+            yield from (wav.clamp(-1, 1) for wav in made)
 
     def _noisy(self, chunks: Iterator[Window], draw: Draw) -> Iterator[tuple[Window, Float[Tensor, "1 G N"]]]:
         """Windows with their noise, which is a matter of the place in time alone."""
@@ -242,5 +260,6 @@ class WaveGlow(Vocoder):
         """`decode` where the model is, in bfloat16 where that costs no more than its last bits."""
         like = next(self.parameters())
         style = None if style is None else style.to(like)
-        with torch.autocast(like.device.type, torch.bfloat16, enabled=draw.bfloat16):
+        rounded = draw.bfloat16 and like.dtype == torch.float32
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=rounded):
             return self.decode(noise.to(like), mel.to(like), style).float().cpu()

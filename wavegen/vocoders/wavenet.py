@@ -273,7 +273,7 @@ class WaveNet(Vocoder):
         self.check_input(mel, style)
         if min(folds, threads) < 1:
             raise WavegenError(f"got {folds} folds and {threads} threads, expected at least 1 of each")
-        draw = self.draw(seed, temperature)
+        draw, mel = self.draw(seed, temperature), mel.detach().cpu().float()
         if folds == 1:
             return incremental.streams(self, mel, style, draw, threads=threads, progress=progress)
         if len(mel) > 1:
