@@ -316,7 +316,7 @@ SINGULAR[4] = SINGULAR[0] - 2 * SINGULAR[1]
         (lambda: Permutation([0, 2]), "[0, 2]"),
         (lambda: glow_step(3, nn.Identity()), "3 channels"),
         (lambda: Squeeze(4)(torch.zeros(1, 2, 6)), "multiples of 4"),
-        (lambda: Squeeze(2).inverse(torch.zeros(1, 6, 2, 2)), "multiple of 4"),
+        (lambda: Squeeze(2).inverse(torch.zeros(1, 6, 2, 2)), "6 channels"),
         (lambda: MaskedCoupling(checkerboard((3,)), MLP(4, 8, hidden=(4,)))(torch.zeros(1, 4)), "(3,)"),
         (lambda: MaskedCoupling(checkerboard((4,)), MLP(4, 8, hidden=(4,)))(torch.zeros(1, 4, 4)), "(4,)"),
         (lambda: Coupling(2, MLP(2, 2, hidden=(4,)))(torch.zeros(1, 4)), "expected 4"),

@@ -21,7 +21,7 @@ def main(
     *,
     data: Path,
     out: Path = Path("runs/kathleen-waveglow"),
-    steps: int = 52_000,
+    steps: int = 48_000,
     preset: str = "edge",
     batch: int = 4,
     segment: int = 8192,
