@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from wavegen.atomic import write_aside
 from wavegen.errors import WavegenError
 from wavegen.model import Model, read_header
+from wavegen.vocoders.waveglow import WaveGlow
 
 
 def one_sentence(error: pytest.ExceptionInfo, *parts: object) -> None:
@@ -205,3 +206,14 @@ def test_writing_aside_replaces_a_file_only_in_the_end(tmp_path):
     plain = tmp_path / "plain"
     plain.write_text("")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_small_file_that_asks_for_a_large_model_is_refused_at_once(tmp_path):
+    config = WaveGlow.preset("tiny").config | {"channels": 3000}
+    name = f"{WaveGlow.__module__}:{WaveGlow.__qualname__}"
+    header = {"wavegen": json.dumps({"class": name, "config": config, "notes": {}})}
+    save_file({"flow": torch.zeros(1)}, tmp_path / "small.safetensors", metadata=header)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WavegenError, match="far more than its weights"):
+        Model.load(tmp_path / "small.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # a gigabyte; it would be five

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, get_type_hints
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wavegen.atomic import write_aside
 from wavegen.errors import WavegenError
@@ -78,7 +79,10 @@ class Model(nn.Module, ABC):
                 f"{path} holds a {found.__name__}, expected a {cls.__name__}; load it with {found.__name__}.load"
             )
         try:
-            model = found.from_config(header["config"])
+            with Allowance(
+                16 * Path(path).stat().st_size + (1 << 26)
+            ):  # an initialisation may take several times its size
+                model = found.from_config(header["config"])
             with safe_open(path, framework="pt") as file:
                 model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - no mapping
         except Exception as error:  # what a constructor makes of fields that no `save` wrote can be anything
@@ -87,6 +91,22 @@ class Model(nn.Module, ABC):
                 f"{path} does not fit {found.__name__} of this version ({reason}); save it again with this version"
             ) from error
         return model.eval()
+
+
+class Allowance(TorchDispatchMode):
+    """Within, torch may make tensors of so many bytes in all: a file of a few bytes must not fill the memory."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.room -= made.nbytes
+        if self.room < 0:
+            raise MemoryError("its header asks for far more than its weights")
+        return made
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
