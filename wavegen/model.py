@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
@@ -32,6 +32,17 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars of one batch: "loss" is minimised, the rest is logged; likelihoods are in nats."""
+
+    def check_fields(self, conditions: Iterable[tuple[str, str, bool]]) -> None:
+        """Refuse fields of which a condition does not hold; each is names, what is expected, and whether it is so.
+
+        Raises:
+            WavegenError: naming the fields of the first such condition.
+        """
+        for names, expected, met in conditions:
+            if not met:
+                got = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
+                raise WavegenError(f"got {got}, expected {expected}; change the fields of the {type(self).__name__}")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:

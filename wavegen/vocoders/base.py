@@ -14,9 +14,14 @@ from wavegen.errors import WavegenError
 from wavegen.model import Model
 from wavegen.vocoders.pieces import Draw
 
-__all__ = ["STEP", "Vocoder"]
+__all__ = ["STEP", "Vocoder", "scalars"]
 
 STEP = 2 / 65536  # of a 16-bit recording, in [-1, 1]
+
+
+def scalars(nats: Float[Tensor, ""]) -> dict[str, Tensor]:
+    """A loss of so many nats a sample over x in [-1, 1], with what is logged of it; bits are per 16-bit sample."""
+    return {"loss": nats, "nats": nats.detach(), "bits": (nats.detach() - math.log(STEP)) / math.log(2)}
 
 
 class Vocoder(Model):
@@ -24,7 +29,6 @@ class Vocoder(Model):
 
     mel: MelSpec
     style: int  # numbers in a style vector, 0 for none
-
     temperature: float  # to draw at when none is asked for
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from torch.nn import functional
 from wavegen.audio import mulaw
 from wavegen.distributions import MuLaw
 from wavegen.kernels.wavenet import State, Weights, generate
-from wavegen.vocoders.pieces import Draw, Progress, Window, coloured, polished, windows
+from wavegen.vocoders.pieces import Draw, Progress, Window, finished, windows
 
 if TYPE_CHECKING:
     from wavegen.vocoders.wavenet import WaveNet
@@ -89,12 +88,11 @@ def pieces(
     draw: Draw,
 ) -> Iterator[Float[Tensor, "B _T"]]:
     """Sound in chunks for mels in pieces of any length. Every item of a batch draws the noise that it would alone."""
-    mels, again = itertools.tee(mels) if net.polish else (mels, ())
-    chunks = network_pieces(net, mels, style, draw)
-    made = coloured(chunks, net.mel, net.order) if net.order else (wav for wav, _ in chunks)
-    if net.polish:
-        made = polished(made, again, net.mel, iterations=net.polish, sizes=POLISHED)
-    yield from (wav.clamp(-1, 1) for wav in made)
+
+    def chunks(mels: Iterable[Tensor]) -> Iterator[tuple[Tensor, Window]]:
+        return network_pieces(net, mels, style, draw)
+
+    return finished(chunks, mels, net.mel, order=net.order, polish=net.polish, sizes=POLISHED)
 
 
 def network_pieces(

@@ -21,7 +21,7 @@ from wavegen.audio.lpc import linear_prediction
 from wavegen.audio.mel import MelSpec
 from wavegen.kernels.wavenet import filter_all_pole
 
-__all__ = ["Draw", "Sizes", "Window", "coloured", "polished", "windows", "workers"]
+__all__ = ["Draw", "Sizes", "Window", "finished", "windows", "workers"]
 
 Progress = Callable[[int], None]  # called with how many more samples were made
 Across = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # `map`, or something like it
@@ -97,6 +97,25 @@ def workers(threads: int) -> Iterator[Across]:
         except BaseException:  # Ctrl-C: what has begun ends, the rest does not begin
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def finished(
+    network: Callable[[Iterable[Float[Tensor, "B M _F"]]], Iterator[tuple[Float[Tensor, "B _T"], Window]]],
+    mels: Iterable[Float[Tensor, "B M _F"]],
+    spec: MelSpec,
+    *,
+    order: int,
+    polish: int,
+    sizes: Sizes,
+    across: Across = map,
+) -> Iterator[Float[Tensor, "B _T"]]:
+    """What a network makes of mels, chunk by chunk, filtered if `order`, polished so many times, within [-1, 1]."""
+    mels, again = itertools.tee(mels) if polish else (mels, ())
+    made = network(mels)
+    wavs = coloured(made, spec, order) if order else (wav for wav, _ in made)
+    if polish:
+        wavs = polished(wavs, again, spec, iterations=polish, sizes=sizes, across=across)
+    yield from (wav.clamp(-1, 1) for wav in wavs)
 
 
 def coloured(

@@ -7,8 +7,6 @@ The excitation of linear prediction may take the place of sound (`order > 0`), a
 of speech are read off the mel and need not be learned, and the likelihood stays exact.
 """
 
-import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -23,9 +21,9 @@ from wavegen.errors import WavegenError
 from wavegen.flows.base import Beyond, Chain, Transform, gaussian
 from wavegen.flows.channels import Invertible1x1, Permutation, Squeeze
 from wavegen.flows.coupling import Coupling, GatedNet, halves
-from wavegen.vocoders.base import STEP, Vocoder
+from wavegen.vocoders.base import STEP, Vocoder, scalars
 from wavegen.vocoders.conditioning import Smooth, Transposed
-from wavegen.vocoders.pieces import Draw, Window, coloured, polished, windows, workers
+from wavegen.vocoders.pieces import Draw, Window, finished, windows, workers
 
 __all__ = ["WaveGlow"]
 
@@ -94,7 +92,7 @@ class WaveGlow(Vocoder):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self._check()
+        self.check_fields(self._conditions())
         hop, bins = self.mel.hop, self.mel.bins
         if self.upsampler == "transposed":
             self.upsample = Transposed(bins, hop=hop, group=self.group)
@@ -121,29 +119,30 @@ class WaveGlow(Vocoder):
                 steps.append(Permutation([*range(keep, channels), *range(keep)]))
         return Chain(*steps)
 
-    def _check(self) -> None:
+    def _conditions(self) -> Iterator[tuple[str, str, bool]]:
+        """Fields, what is expected of them, and whether it holds."""
         hop, transposed = self.mel.hop, self.upsampler == "transposed"
-        for names, expected, met in (
-            ("group flows layers channels cond dilation", "positive numbers",
-             min(self.group, self.flows, self.layers, self.channels, self.cond, self.dilation) > 0),
-            ("group", f"a divisor of the hop, {hop}", self.group > 0 and hop % self.group == 0),
-            ("early_every early_size style order polish", "0 or more",
-             min(self.early_every, self.early_size, self.style, self.order, self.polish) >= 0),
-            ("group early_every early_size", "channels left for the last flow", self.left > 0),
-            ("kernel", "an odd number of taps", self.kernel > 0 and self.kernel % 2 == 1),
-            ("mel_std", "a positive number", self.mel_std > 0),
-            ("bound", "a positive number, or None", self.bound is None or self.bound > 0),
-            ("upsampler", "transposed or smooth", self.upsampler in ("transposed", "smooth")),
-            ("cond upsampler", f"{self.mel.bins * self.group}, bins * group", not transposed
-             or self.cond == self.mel.bins * self.group),
-            ("context upsampler", "odd widths, at least one, with the smooth upsampler only",
-             transposed != bool(self.context) and all(width % 2 == 1 for width in self.context)),
-            ("order polish mel", "order and polish 0, or a mel with centring 'middle' and a hop of whole quarters",
-             not (self.order or self.polish) or (self.mel.centring == "middle" and hop % 4 == 0)),
-        ):  # fmt: skip
-            if not met:
-                got = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
-                raise WavegenError(f"got {got}, expected {expected}; change the fields of the WaveGlow")
+        sizes = (self.group, self.flows, self.layers, self.channels, self.cond, self.dilation)
+        yield "group flows layers channels cond dilation", "positive numbers", min(sizes) > 0
+        yield "group", f"a divisor of the hop, {hop}", hop % self.group == 0
+        counts = (self.early_every, self.early_size, self.style, self.order, self.polish)
+        yield "early_every early_size style order polish", "0 or more", min(counts) >= 0
+        yield "group early_every early_size", "channels left for the last flow", self.left > 0
+        yield "kernel", "an odd number of taps", self.kernel > 0 and self.kernel % 2 == 1
+        yield "mel_std", "a positive number", self.mel_std > 0
+        yield "bound", "a positive number, or None", self.bound is None or self.bound > 0
+        yield "upsampler", "transposed or smooth", self.upsampler in ("transposed", "smooth")
+        bands = self.mel.bins * self.group
+        yield "cond upsampler", f"bins * group, {bands}, with the transposed one", not transposed or self.cond == bands
+        odd = all(width > 0 and width % 2 == 1 for width in self.context)
+        yield (
+            "context upsampler",
+            "odd widths with the smooth one, none with the other",
+            odd and transposed != bool(self.context),
+        )
+        aligned = self.mel.centring == "middle" and hop % 4 == 0
+        whole = "order and polish 0, or a mel with centring 'middle' and a hop of whole quarters"
+        yield "order polish mel", whole, aligned or not (self.order or self.polish)
 
     @property
     def left(self) -> int:
@@ -208,13 +207,12 @@ class WaveGlow(Vocoder):
         if mel is None:
             raise WavegenError('got a batch without "mel", expected one for a WaveGlow; add it')
         u, log_slope = excitation(wav + (torch.rand_like(wav) - 0.5) * STEP, mel, self.mel, self.order)
-        z, logdet = self.encode(u, mel, batch.get("style"), first=1)  # which was predicted from before the start
+        z, logdet = self.encode(u, mel, batch.get("style"), first=1)  # frame 0 was predicted from before the start
         return -((gaussian(z) + logdet) / (wav.shape[1] - hop) + log_slope[:, hop:].mean(1))
 
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Nats per sample; bits are per 16-bit sample."""
-        nats = self.nats(batch).mean()
-        return {"loss": nats, "nats": nats.detach(), "bits": (nats.detach() + math.log(1 / STEP)) / math.log(2)}
+        return scalars(self.nats(batch).mean())
 
     def pieces(
         self,
@@ -225,7 +223,6 @@ class WaveGlow(Vocoder):
         threads: int = 1,
     ) -> Iterator[Float[Tensor, "B _T"]]:
         sizes = (*FLOWED, 6 * self.margin)
-        mels, again = itertools.tee(mels) if self.polish else (mels, ())
 
         def flowed(job: tuple[Window, Tensor]) -> tuple[Tensor, Window]:
             window, noise = job
@@ -236,11 +233,13 @@ class WaveGlow(Vocoder):
             return torch.cat(items)[:, window.own(self.mel.hop)], window
 
         with workers(threads) as across:
-            chunks = across(flowed, self._noisy(windows(mels, self.margin, sizes), draw))
-            made = coloured(chunks, self.mel, self.order) if self.order else (wav for wav, _ in chunks)
-            if self.polish:
-                made = polished(made, again, self.mel, iterations=self.polish, sizes=POLISHED, across=across)
-            yield from (wav.clamp(-1, 1) for wav in made)
+
+            def chunks(mels: Iterable[Tensor]) -> Iterator[tuple[Tensor, Window]]:
+                return across(flowed, self._noisy(windows(mels, self.margin, sizes), draw))
+
+            yield from finished(
+                chunks, mels, self.mel, order=self.order, polish=self.polish, sizes=POLISHED, across=across
+            )
 
     def _noisy(self, chunks: Iterator[Window], draw: Draw) -> Iterator[tuple[Window, Float[Tensor, "1 G N"]]]:
         """Windows with their noise, which is a matter of the place in time alone."""

@@ -33,7 +33,7 @@ from wavegen.errors import WavegenError
 from wavegen.kernels.wavenet import ROWS
 from wavegen.nn import GatedStack
 from wavegen.vocoders import incremental
-from wavegen.vocoders.base import STEP, Vocoder
+from wavegen.vocoders.base import STEP, Vocoder, scalars
 from wavegen.vocoders.conditioning import Smooth
 from wavegen.vocoders.pieces import Draw
 
@@ -107,7 +107,7 @@ class WaveNet(Vocoder):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self._check()
+        self.check_fields(self._conditions())
         self.conditioning = None
         if self.cond:
             steps, bands = self.mel.hop // self.block, self.upsampler == "transposed"
@@ -126,12 +126,6 @@ class WaveNet(Vocoder):
         if not isinstance(self.sample_law, MuLaw) and self.components > 1:  # spread, or all would learn the same
             by_law = self.out.bias.data[: self.block * self.sample_law.width].view(self.block, 3, self.components)
             by_law[:, 1] = torch.linspace(-0.5, 0.5, self.components)
-
-    def _check(self) -> None:
-        for names, expected, met in self._conditions():
-            if not met:
-                got = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
-                raise WavegenError(f"got {got}, expected {expected}; change the fields of the WaveNet")
 
     def _conditions(self) -> Iterator[tuple[str, str, bool]]:
         """Fields, what is expected of them, and whether it holds."""
@@ -243,8 +237,7 @@ class WaveNet(Vocoder):
 
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Nats per sample, of all but the first frame, which serves as history; bits are per 16-bit sample."""
-        nats = self.nats(batch)[:, self.mel.hop :].mean()
-        return {"loss": nats, "nats": nats.detach(), "bits": (nats.detach() + math.log(1 / STEP)) / math.log(2)}
+        return scalars(self.nats(batch)[:, self.mel.hop :].mean())
 
     @property
     def margin(self) -> int:
