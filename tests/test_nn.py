@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from wavegen.errors import WavegenError
-from wavegen.nn import MLP, ConvNet, GatedStack, Upsample, factors
+from wavegen.nn import MLP, ConvNet, GatedStack
+from wavegen.vocoders.conditioning import Upsample, factors
 
 
 def plain_stack(stack: GatedStack, h, cond=None, style=None):

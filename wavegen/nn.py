@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from wavegen.errors import WavegenError
 
-__all__ = ["MLP", "ConvNet", "GatedNet", "GatedStack", "MaskedLinear", "Upsample", "UpsampleBands", "factors"]
+__all__ = ["MLP", "ConvNet", "GatedNet", "GatedStack", "MaskedLinear", "SeparableStack"]
 
 
 def delayed(rows: int, delay: int) -> tuple[slice, slice]:
@@ -203,81 +203,6 @@ class GatedStack(nn.Module):
         weights = (self.gate * slope, bias * slope, weight * slope, self.residual / 2, self.residual_bias)
         twice = GatedLayers.apply(delays, *(tensor.to(kind) for tensor in (*inputs, *weights)))
         return functional.linear(twice, self.skip.weight / 2, self.skip.bias).unflatten(0, (steps, batch))
-
-
-def factors(number: int, *, largest: int = 4) -> tuple[int, ...]:
-    """Factors of a number, primes multiplied together while they stay at `largest` or below: 256 -> (4, 4, 4, 4)."""
-    primes, divisor = [], 2
-    while number > 1:
-        if number % divisor == 0:
-            primes.append(divisor)
-            number //= divisor
-        else:
-            divisor += 1
-    grouped: list[int] = []
-    for prime in primes:
-        if grouped and grouped[-1] * prime <= largest:
-            grouped[-1] *= prime
-        else:
-            grouped.append(prime)
-    return tuple(grouped)
-
-
-class Upsample(nn.Module):
-    """Frames to steps: for each factor s, repeat and smooth with a learned filter that all channels share.
-
-    The filter of 2 s + 1 taps starts as a moving average (as in the upsampler of r9y9's WaveNet). It reaches no
-    further than the neighbouring frames, so that both together are a product with an (s, 3) matrix:
-
-        frame        f - 1            f           f + 1
-        repeated  . . . . . .  |  . . . . . |  . . . . .
-        filter          [- - - - - o - - - - -]
-    """
-
-    def __init__(self, rates: Sequence[int]) -> None:
-        super().__init__()
-        self.rates = tuple(rates)
-        self.filters = nn.ParameterList(nn.Parameter(torch.full((2 * s + 1,), 1 / (2 * s + 1))) for s in self.rates)
-
-    @property
-    def reach(self) -> int:
-        """Frames on either side that a step depends on, rounded up."""
-        reach, rate = 0.0, 1
-        for factor in self.rates:
-            reach += 1 / rate
-            rate *= factor
-        return math.ceil(reach)
-
-    def forward(self, x: Float[Tensor, "F B C"]) -> Float[Tensor, "N B C"]:
-        shape = x.shape[1:]
-        x = x.flatten(1)
-        for factor, smooth in zip(self.rates, self.filters, strict=True):
-            tap = torch.arange(2 * factor + 1, device=x.device)
-            frame = (torch.arange(factor, device=x.device).unsqueeze(1) + tap) // factor  # 0, 1, 2: f - 1, f, f + 1
-            matrix = smooth.new_zeros(factor, 3).scatter_add(1, frame, smooth.expand(factor, -1))
-            near = functional.pad(x, (0, 0, 1, 1)).unfold(0, 3, 1)  # (F, BC, 3)
-            x = (near @ matrix.T).transpose(1, 2).reshape(-1, x.shape[-1])
-        return x.unflatten(1, shape)
-
-
-class UpsampleBands(nn.Module):
-    """Frames to steps: for each factor s, a learned filter over 3 neighbouring bands for each of s steps, then a ReLU.
-
-    The transposed convolutions of r9y9's first WaveNets; a step depends on its own frame alone.
-    """
-
-    reach = 0  # frames on either side
-
-    def __init__(self, rates: Sequence[int]) -> None:
-        super().__init__()
-        self.filters = nn.ParameterList(nn.Parameter(torch.full((3, s), 1 / 3)) for s in rates)
-        self.bias = nn.Parameter(torch.zeros(len(self.filters)))
-
-    def forward(self, x: Float[Tensor, "F B C"]) -> Float[Tensor, "N B C"]:
-        for smooth, bias in zip(self.filters, self.bias, strict=True):
-            near = functional.pad(x, (1, 1)).unfold(-1, 3, 1)  # (F, B, C, 3)
-            x = functional.relu(near @ smooth + bias).permute(0, 3, 1, 2).flatten(0, 1)
-        return x
 
 
 class SeparableStack(nn.Module):

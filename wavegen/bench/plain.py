@@ -8,8 +8,8 @@ from torch.nn import functional
 from wavegen.errors import WavegenError
 from wavegen.flows.base import Beyond, Chain, Transform
 from wavegen.flows.channels import Invertible1x1, Permutation
-from wavegen.flows.coupling import Coupling, GatedNet
-from wavegen.nn import GatedStack
+from wavegen.flows.coupling import Coupling
+from wavegen.nn import GatedNet, GatedStack
 from wavegen.vocoders.waveglow import WaveGlow
 from wavegen.vocoders.wavenet import WaveNet
 

@@ -11,8 +11,8 @@ from wavegen.export.graph import Graph, ints
 from wavegen.flows.base import Beyond, Chain
 from wavegen.flows.channels import Invertible1x1, Permutation
 from wavegen.flows.coupling import Coupling
-from wavegen.nn import GatedNet, GatedStack, SeparableStack, Upsample
-from wavegen.vocoders.conditioning import Smooth, Transposed
+from wavegen.nn import GatedNet, GatedStack, SeparableStack
+from wavegen.vocoders.conditioning import Smooth, Transposed, Upsample
 
 __all__ = ["emit"]
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from wavegen.errors import WavegenError
 from wavegen.flows.base import Affine, Chain, Cond
 from wavegen.flows.channels import ActNorm, Invertible1x1
-from wavegen.nn import GatedNet
 
-__all__ = ["Coupling", "GatedNet", "MaskedCoupling", "checkerboard", "glow_step", "halves"]
+__all__ = ["Coupling", "MaskedCoupling", "checkerboard", "glow_step", "halves"]
 
 
 class Learned(Affine):

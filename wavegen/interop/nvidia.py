@@ -18,8 +18,8 @@ from torch import Tensor
 from wavegen.audio.mel import MelSpec
 from wavegen.errors import WavegenError
 from wavegen.flows.channels import Invertible1x1
-from wavegen.flows.coupling import GatedNet
 from wavegen.interop.weights import Weights
+from wavegen.nn import GatedNet
 from wavegen.vocoders.waveglow import WaveGlow
 
 __all__ = ["Net", "Published", "is_waveglow", "normalise", "waveglow"]

@@ -27,7 +27,7 @@ from torch import Tensor
 from wavegen.audio.mel import MelSpec
 from wavegen.errors import WavegenError
 from wavegen.interop.weights import Weights
-from wavegen.nn import factors
+from wavegen.vocoders.conditioning import factors
 from wavegen.vocoders.wavenet import WaveNet
 
 __all__ = ["is_wavenet", "wavenet"]

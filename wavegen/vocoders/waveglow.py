@@ -20,7 +20,8 @@ from wavegen.audio.mel import MelSpec
 from wavegen.errors import WavegenError
 from wavegen.flows.base import Beyond, Chain, Transform, gaussian
 from wavegen.flows.channels import Invertible1x1, Permutation, Squeeze
-from wavegen.flows.coupling import Coupling, GatedNet, halves
+from wavegen.flows.coupling import Coupling, halves
+from wavegen.nn import GatedNet
 from wavegen.vocoders.base import STEP, Vocoder, scalars
 from wavegen.vocoders.conditioning import Smooth, Transposed
 from wavegen.vocoders.pieces import Draw, Window, finished, windows, workers
