@@ -62,6 +62,8 @@ WRONG = {
     f"{VOCODE} --seed 99999999999999999999": "--seed",
     f"{VOCODE} --folds two": "two",
     "vocode ok.wav": "--output",
+    "vocode ok.wav -o out.wav --vocoder kathleen-waveglow --folds 2": "WaveNet",
+    "vocode ok.wav --vocoder tiny.safetensors --threads 2 -o -": "--threads",
     "mel ok.wav -o out.npy": "safetensors",
     "mel ok.wav -o out.safetensors --convention mine": "mine",
     "info cut.safetensors": "not a complete",

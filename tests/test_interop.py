@@ -321,7 +321,12 @@ def whole(weights, source, monkeypatch):
     for name in ("WaveGlow", "WN", "Invertible1x1Conv"):
         setattr(foreign, name, type(name, (nn.Module,), {"__module__": source}))
     backend = types.ModuleType("torch.nn.backends.thnn")
-    exec("def _get_thnn_function_backend(): pass", vars(backend))
+
+    def found():
+        """What a pickle names as a function of that module."""
+
+    found.__module__, found.__qualname__ = backend.__name__, "_get_thnn_function_backend"
+    backend._get_thnn_function_backend = found
     monkeypatch.setitem(sys.modules, source, foreign)
     monkeypatch.setitem(sys.modules, "torch.nn.backends.thnn", backend)
 
