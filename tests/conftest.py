@@ -1,8 +1,8 @@
 """What all tests share: shapes checked at run time, one thread for torch, real speech, and discovery of the models.
 
-A test that asks for `model_class`, `vocoder_class`, `flow_class` or `transform_class` runs once for every concrete
-Model, Vocoder, Flow or Transform of the package, one that asks for `model_class` and `preset` for every preset of each;
-a new class is put through them all with no edit.
+A test that asks for `model_class`, `vocoder_class`, `latent_class`, `flow_class` or `transform_class` runs once for
+every concrete Model, Vocoder, Latent, Flow or Transform of the package, one that asks for `model_class` and `preset`
+for every preset of each; a new class is put through them all with no edit.
 """
 
 import importlib
@@ -30,6 +30,7 @@ jaxtyping.install_import_hook([f"wavegen.{part}" for part in PARTS if part not i
 import torch  # noqa: E402 - and all that is ours: only what is imported after the hook is checked
 
 from wavegen.flows import Flow, Transform  # noqa: E402
+from wavegen.latents import Latent  # noqa: E402
 from wavegen.model import Model  # noqa: E402
 from wavegen.vocoders.base import Vocoder  # noqa: E402
 
@@ -47,7 +48,13 @@ def concrete(kind: type) -> list[type]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    kinds = {"model_class": Model, "vocoder_class": Vocoder, "flow_class": Flow, "transform_class": Transform}
+    kinds = {
+        "model_class": Model,
+        "vocoder_class": Vocoder,
+        "latent_class": Latent,
+        "flow_class": Flow,
+        "transform_class": Transform,
+    }
     for argument, kind in kinds.items():
         if argument in metafunc.fixturenames:
             found = concrete(kind)

@@ -1,4 +1,9 @@
-"""The one error a caller is meant to read."""
+"""The one error a caller is meant to read, also where an optional package is missing."""
+
+import importlib
+from types import ModuleType
+
+__all__ = ["WavegenError", "require"]
 
 
 class WavegenError(ValueError):
@@ -6,3 +11,15 @@ class WavegenError(ValueError):
 
     The command line prints it as one sentence and exits with code 2.
     """
+
+
+def require(package: str) -> ModuleType:
+    """Import a package of the extra `eval`, or say how to install it.
+
+    Raises:
+        WavegenError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise WavegenError(f'the package {package} is not installed; run `pip install "wavegen[eval]"`') from error

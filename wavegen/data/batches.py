@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from wavegen.audio.files import read
 from wavegen.audio.mel import MelSpec
 from wavegen.data.corpus import Corpus
+from wavegen.data.epochs import Epochs
 from wavegen.errors import WavegenError
 
 __all__ = ["Batch", "Batches", "Prefetch", "validation"]
@@ -61,7 +61,8 @@ class Batches:
         styles: Mapping[str, Float[Tensor, " D"]] | None = None,
         cache: int = 1 << 30,
     ) -> None:
-        _check_sizes(spec, batch=batch, segment=segment, rank=rank, world=world)
+        if segment < 1 or segment % spec.hop:
+            raise WavegenError(f"got a segment of {segment} samples, expected a multiple of the hop, {spec.hop}")
         if not resample and corpus.rate != spec.rate:
             raise WavegenError(
                 f"{corpus.folder} is at {corpus.rate} Hz, the mel convention expects {spec.rate} Hz; "
@@ -70,15 +71,14 @@ class Batches:
         missing = [] if styles is None else [clip.id for clip in corpus if clip.id not in styles]
         if missing:
             raise WavegenError(f"no style for {len(missing)} clips, {missing[0]!r} first; give every id a vector")
-        self.corpus, self.spec, self.batch, self.segment, self.seed = (corpus, spec, batch, segment, seed)
-        self.rank, self.world, self.styles = rank, world, styles
+        self.corpus, self.spec, self.batch, self.segment, self.styles = corpus, spec, batch, segment, styles
         self.lengths = _lengths(corpus, spec.rate)
         self.starts = np.maximum(self.lengths // spec.hop - segment // spec.hop, 0) + 1
         self.draws = -(-self.lengths // segment)
         self._first = np.cumsum(self.draws) - self.draws  # where the draws of each clip begin, unshuffled
         self._kept: dict[int, Int16[np.ndarray, " T"]] = {}
         self._room = cache
-        self._epoch = lru_cache(maxsize=2)(self._shuffle)
+        self._epochs = Epochs(self.epoch, batch=batch, seed=seed, rank=rank, world=world)
 
     @property
     def epoch(self) -> int:
@@ -90,20 +90,11 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
-        if step < 0:
-            raise WavegenError(f"got step {step}, expected 0 or more")
-        share = self.batch // self.world
-        first = step * self.batch + self.rank * share
-        return self.collate([self.draw(item) for item in range(first, first + share)])
+        return self.collate([self._locate(*draw) for draw in self._epochs(step)])
 
     def draw(self, item: int) -> tuple[int, int]:
         """Which clip, and from which frame on, is item number `item` of the endless sequence."""
-        epoch, place = divmod(item, self.epoch)
-        order, jitter = self._epoch(epoch)
-        slot = int(order[place])
-        clip = int(np.searchsorted(self._first, slot, side="right")) - 1
-        part = (slot - self._first[clip] + jitter[place]) / self.draws[clip]
-        return clip, min(int(part * self.starts[clip]), int(self.starts[clip]) - 1)
+        return self._locate(*self._epochs.draw(item))
 
     def collate(self, draws: Sequence[tuple[int, int]]) -> Batch:
         """The batch of the given (clip, first frame) pairs."""
@@ -113,10 +104,11 @@ class Batches:
             batch["style"] = torch.stack([self.styles[self.corpus[clip].id] for clip, _ in draws])
         return batch
 
-    def _shuffle(self, epoch: int) -> tuple[Int64[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-        """The order of an epoch's draws, and where in its part of the clip each of them lies, in [0, 1)."""
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch))))
-        return random.permutation(self.epoch), random.random(self.epoch)
+    def _locate(self, slot: int, place: float) -> tuple[int, int]:
+        """The clip a slot of the epoch belongs to, and the first frame at that place in its part of the clip."""
+        clip = int(np.searchsorted(self._first, slot, side="right")) - 1
+        part = (slot - self._first[clip] + place) / self.draws[clip]
+        return clip, min(int(part * self.starts[clip]), int(self.starts[clip]) - 1)
 
     def _cut(self, clip: int, frame: int) -> tuple[Float[Tensor, " T"], Float[Tensor, "M F"]]:
         # lo ....... left ........ right ....... hi     a window with context on both sides, or up to the clip's ends:
@@ -201,15 +193,6 @@ def validation(
     clips = [i * len(corpus) // count for i in range(count)]
     draws = [(clip, int(cutter.starts[clip] - 1) // 2) for clip in clips]
     return [cutter.collate(draws[i : i + batch]) for i in range(0, count, batch)]
-
-
-def _check_sizes(spec: MelSpec, *, batch: int, segment: int, rank: int, world: int) -> None:
-    if segment < 1 or segment % spec.hop:
-        raise WavegenError(f"got a segment of {segment} samples, expected a multiple of the hop, {spec.hop}")
-    if not 0 <= rank < world:
-        raise WavegenError(f"got rank {rank} of {world} processes, expected 0 to {world - 1}")
-    if batch < 1 or batch % world:
-        raise WavegenError(f"got a batch of {batch}, expected a positive multiple of {world}, the number of processes")
 
 
 def _lengths(corpus: Corpus, rate: int) -> Int64[np.ndarray, " N"]:

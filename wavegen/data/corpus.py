@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -89,6 +89,10 @@ class Corpus(Sequence[Clip]):
             got = f"{_some(twice)} more than once" if twice else "no id"
             raise WavegenError(f"{path} names {got}, expected every id once; edit the list")
         return type(self)(self.folder, tuple(clips[id] for id in ids))
+
+    def where(self, keep: Callable[[Clip], bool]) -> "Corpus":
+        """The clips of which `keep` holds, in their order; there may be none."""
+        return type(self)(self.folder, tuple(clip for clip in self.clips if keep(clip)))
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from wavegen.atomic import write_aside
-from wavegen.evaluation.metrics import Wav, require
+from wavegen.errors import require
+from wavegen.evaluation.metrics import Wav
 
 if TYPE_CHECKING:
     from wavegen.evaluation.report import Take

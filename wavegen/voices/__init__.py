@@ -1,19 +1,24 @@
-"""The voices that ship with the package, each a vocoder in a file beside this one."""
+"""What ships with the package: vocoders in files beside this one, latents in the folder `latents`."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from wavegen.errors import WavegenError
+from wavegen.latents.base import Latent
 from wavegen.model import Model
 from wavegen.vocoders.base import Vocoder
 
-__all__ = ["DEFAULT", "load_voice", "names"]
+__all__ = ["DEFAULT", "LATENT", "load_latent", "load_voice", "names"]
 
 DEFAULT = "kathleen-wavenet"
+LATENT = "speakers"
+HERE = Path(__file__).parent
+Kind = TypeVar("Kind", bound=Model)
 
 
 def names() -> list[str]:
     """The names that `load_voice` knows."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.safetensors"))
+    return _names(HERE)
 
 
 def load_voice(voice: str | Path = DEFAULT) -> Vocoder:
@@ -22,11 +27,26 @@ def load_voice(voice: str | Path = DEFAULT) -> Vocoder:
     Raises:
         WavegenError: neither a name nor a file, or a file of something else.
     """
-    if str(voice) in names():
-        return Vocoder.load(Path(__file__).parent / f"{voice}.safetensors")
-    if not Path(voice).is_file():
-        raise WavegenError(f"got {str(voice)!r}, expected a model file or one of {', '.join(names()) or 'no voices'}")
-    loaded = Model.load(voice)
-    if not isinstance(loaded, Vocoder):
-        raise WavegenError(f"{voice} holds a {type(loaded).__name__}, expected a vocoder; name another file")
+    return _load(voice, Vocoder, HERE)
+
+
+def load_latent(latent: str | Path = LATENT) -> Latent:
+    """A latent-variable model by the name of a shipped one or by the path of a file. Errors as `load_voice`."""
+    return _load(latent, Latent, HERE / "latents")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(file.stem for file in folder.glob("*.safetensors"))
+
+
+def _load(wanted: str | Path, kind: type[Kind], folder: Path) -> Kind:
+    noun = kind.__name__.lower()
+    if str(wanted) in _names(folder):
+        return kind.load(folder / f"{wanted}.safetensors")
+    if not Path(wanted).is_file():
+        shipped = f"a shipped {noun}: {', '.join(_names(folder)) or 'there is none yet, train one by a recipe'}"
+        raise WavegenError(f"got {str(wanted)!r}, expected the file of a {noun} or {shipped}")
+    loaded = Model.load(wanted)
+    if not isinstance(loaded, kind):
+        raise WavegenError(f"{wanted} holds a {type(loaded).__name__}, expected a {noun}; name another file")
     return loaded
