@@ -130,6 +130,10 @@ def steps(model, batch_at, *, count, lr=1e-2):
     return losses
 
 
+def assert_near(found, expected, *, within=1e-4):
+    torch.testing.assert_close(found, expected, rtol=0, atol=within)
+
+
 def test_every_posterior_goes_with_every_prior_that_makes_sense():
     for posterior, prior in product(kinds("posterior"), kinds("prior")):
         found = [fields["labels"] for fields in FIELDS if (fields["posterior"], fields["prior"]) == (posterior, prior)]
@@ -158,11 +162,9 @@ def test_posterior_and_prior_are_densities_and_draws_follow_them(fields, vae):
     for law, (density, draws) in laws.items():
         mass = density.exp() * area
         assert mass.sum() == pytest.approx(1, abs=1e-2), law
-        for slope in ((1.0, 0.0), (0.0, 1.0), (1.0, -1.0)):
-            middle = (mass @ points / mass.sum()) @ torch.tensor(slope)
-            for least in (middle - 0.7, middle, middle + 0.7):
-                share = (draws @ torch.tensor(slope) > least).float().mean()
-                assert share == pytest.approx(float(mass[points @ torch.tensor(slope) > least].sum()), abs=0.03), law
+        for wave in torch.tensor([[0.3, 0.0], [1.0, 0.0], [0.0, 1.0], [0.7, -0.7], [1.0, 2.0]]):
+            for part in (torch.sin, torch.cos):  # of its characteristic function
+                assert_near(part(draws @ wave).mean(), mass @ part(points @ wave), within=0.06)
 
 
 @every_density
@@ -227,7 +229,7 @@ def test_torch_gives_the_same_divergence():
 
 @pytest.mark.parametrize("fields", BARE, ids=named)
 def test_the_bounds_are_below_the_evidence_and_many_draws_come_near_it(fields, vae):
-    model, batch, many = vae(mel=replace(MEL, bins=2), **fields), clips(1, frames=8), 500
+    model, batch, many = vae(mel=replace(MEL, bins=2), mel_std=1.0, **fields), clips(1, frames=4), 500
     mel, frames = batch["mel"][:, :2], batch["frames"]
     points, area = grid()
     points = points[points.abs().amax(1) < 8]
@@ -240,7 +242,7 @@ def test_the_bounds_are_below_the_evidence_and_many_draws_come_near_it(fields, v
     elbo, weighted = model.bound(given(model, repeated), k=10)
     assert elbo.mean() < weighted.mean() < evidence and (elbo <= weighted).all()
     together = weighted.logsumexp(0) - math.log(many)  # exp of the bound is the evidence in the mean
-    assert together == pytest.approx(float(evidence), abs=0.3)
+    assert together == pytest.approx(float(evidence), abs=0.2)
 
 
 def test_one_draw_of_the_bound_is_minus_the_loss_in_nats(vae):
@@ -252,6 +254,17 @@ def test_one_draw_of_the_bound_is_minus_the_loss_in_nats(vae):
         torch.testing.assert_close(elbo, weighted)
         nats = model.loss(batch)["nats"]
         assert elbo.std() > 0 and (elbo.mean() + nats).abs() < 4 * elbo.std() * (2 / many) ** 0.5
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_the_likelihood_is_a_density_of_mels(history, vae):
+    model = vae(mel=replace(MEL, bins=1), stride=1, history=history)
+    line = torch.arange(-40, 30, 0.2)
+    pairs = torch.cartesian_prod(line, line)  # one bin, two frames
+    with torch.no_grad():
+        z = torch.randn(1, 2).expand(len(pairs), -1)
+        likely = model.log_likelihood(pairs.unsqueeze(1), torch.full((len(pairs),), 2), z)
+    assert likely.exp().sum() * 0.2**2 == pytest.approx(1, abs=1e-2)
 
 
 # Utterances
@@ -275,10 +288,6 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(fields, vae):
         assert_near(model.encode(mel[own, :, :count], label=told), centres[own])
         alone = model.log_likelihood(mel[own, :, :count], frames[own], centres[own], label=told)
         assert_near(alone / 100, likely[own] / 100)
-
-
-def assert_near(found, expected):
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -544,7 +553,10 @@ def test_contents_are_what_is_said_but_not_by_whom(vae):
 
 @every_model
 def test_a_file_gives_the_same_latents(fields, vae, tmp_path):
-    model, batch = vae(**fields, norm=0.5 * (fields["posterior"] != "hierarchical")), clips()
+    model, batch = (
+        vae(**fields, norm=0.5 * (fields["posterior"] != "hierarchical" and fields["prior"] != "vamp")),
+        clips(),
+    )
     label = batch["label"] if model.labels else None
     model.train().loss(given(model, batch))  # running statistics, if it has any
     centres = model.eval().encode(batch["mel"], batch["frames"], label=label)
@@ -555,7 +567,7 @@ def test_a_file_gives_the_same_latents(fields, vae, tmp_path):
     assert torch.equal(loaded.decode(centres, 9, label=label), model.decode(centres, 9, label=label))
 
 
-@every_model
+@pytest.mark.parametrize("fields", PLAIN, ids=named)
 def test_a_copy_stands_alone(fields, vae):
     model, label = vae(**fields), torch.tensor([0, 1]) if fields["labels"] else None
     alone = copy.deepcopy(model)
@@ -579,10 +591,10 @@ def test_every_parameter_gets_a_gradient(fields, vae):
 def test_training_lowers_the_loss_and_tells_the_clips_apart(fields, unchecked):
     torch.manual_seed(0)
     model = VAE.preset("tiny", mel=MEL, **fields)
-    losses = steps(model, lambda step: given(model, clips(16, seed=step)), count=60)
+    losses = steps(model, lambda step: given(model, clips(8, seed=step, gap=3.0)), count=60)
     early, late = (sum(scalars["loss"] for scalars in part) / 10 for part in (losses[:10], losses[-10:]))
     assert late < early - 0.3
-    batch = clips(40, seed=-1)
+    batch = clips(40, seed=-1, gap=3.0)
     z = model.encode(batch["mel"], batch["frames"], label=batch["label"] if model.labels else None)
     low, high = z[batch["label"] == 0], z[batch["label"] == 1]
     axis = high.mean(0) - low.mean(0)
@@ -655,8 +667,8 @@ def numbers(*values):
         (lambda: tiny().decode(torch.full((1, 4), torch.nan), 8), "finite"),
         (lambda: tiny().decode(torch.zeros(2, 4), 0), "0 frames"),
         (lambda: tiny(content=3).decode(torch.zeros(2, 4), 8), "content"),
-        (lambda: tiny(content=3).decode(torch.zeros(2, 4), 8, content=torch.zeros(2, 3, 9)), "(3, 9)"),
-        (lambda: tiny(content=3).decode(torch.zeros(2, 4), 8, content=torch.zeros(2, 2, 8)), "(2, 8)"),
+        (lambda: tiny(content=3).decode(torch.zeros(2, 4), 8, content=torch.zeros(2, 3, 9)), "3, 9)"),
+        (lambda: tiny(content=3).decode(torch.zeros(2, 4), 8, content=torch.zeros(2, 2, 8)), "2, 8)"),
         (lambda: tiny(content=3).decode(torch.zeros(2, 4), 8, content=torch.zeros(3, 3, 8)), "(3, 3, 8)"),
         (lambda: tiny().decode(torch.zeros(2, 4), 8, content=torch.zeros(2, 3, 8)), "expected 0 bands"),
         (lambda: tiny().responsibilities(torch.zeros(2, 4)), "mixture"),

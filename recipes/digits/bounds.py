@@ -93,7 +93,10 @@ def held_out(clip: str) -> bool:
 
 def table(rows: dict[str, list[dict[str, float]]], draws: int) -> str:
     """Means over seeds, of the ELBO with their standard deviation."""
-    lines = [f"| law of the latent | ELBO, nats per clip | bound of {draws} draws | KL | active |", "|---|---|---|---|---|"]
+    lines = [
+        f"| law of the latent | ELBO, nats per clip | bound of {draws} draws | KL | active |",
+        "|---|---|---|---|---|",
+    ]
     for name, runs in rows.items():
         if runs:
             cells = {key: torch.tensor([found[key] for found in runs]) for key in runs[0]}

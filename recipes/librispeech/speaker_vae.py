@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from wavegen import VAE, Corpus, Prefetch, Utterances, fit, run
+from wavegen import VAE, Clip, Corpus, Prefetch, Utterances, Vocoder, fit, load_voice, run, write
+from wavegen.latents.explore import draw_map, draw_path, path, plane
+from wavegen.latents.measures import cluster, nmi, probe
 
 
-def reader(clip: str) -> str:
-    """Who reads a clip, by its id."""
-    return clip.split("-")[0]
+def reader(clip: Clip) -> str:
+    """Who reads a clip."""
+    return clip.id.split("-")[0]
 
 
 def main(
@@ -31,6 +33,7 @@ def main(
     batch: int = 32,
     longest: int = 128,
     lr: float = 1e-3,
+    vocoder: str = "kathleen-waveglow",
     hours: float | None = None,
     seed: int = 0,
 ) -> None:
@@ -44,16 +47,17 @@ def main(
         batch: clips a step.
         longest: frames of a clip that are looked at in a step.
         lr: the highest learning rate.
+        vocoder: what makes the sounds: a voice that ships, or a model file.
         hours: stop, ready to be resumed, after so long.
         seed: of weights, order and noise.
     """
     torch.manual_seed(seed)
     model = VAE.preset(preset)
     corpus = Corpus.open(data)
-    clips_of = Counter(reader(clip.id) for clip in corpus)
-    single = corpus.where(lambda clip: clips_of[reader(clip.id)] == 1)
+    clips_of = Counter(reader(clip) for clip in corpus)
+    single, test = (corpus.where(lambda clip, one=one: (clips_of[reader(clip)] == 1) == one) for one in (True, False))
     valid = single[::18]
-    train, test = (corpus.where(test) for test in (lambda clip: clip in single and clip not in valid, lambda clip: clip not in single))
+    train = single.where(lambda clip: clip not in valid)
     clips = Utterances(train, model.mel, batch=batch, longest=longest, seed=seed)
     held = Utterances(valid, model.mel, batch=batch, longest=longest).all()
     with Prefetch(clips) as batch_at:
@@ -61,6 +65,29 @@ def main(
             model, batch_at, out=out, steps=steps, lr=lr, warmup=min(200, steps), decay="cosine", final=0.05,
             ema=0.998, valid=held, every=min(500, steps), precision="bf16", hours=hours, seed=seed,
         )  # fmt: skip
+    show(VAE.load(out / "best.safetensors"), test, out=out, voice=load_voice(vocoder))
+
+
+def show(model: VAE, test: Corpus, *, out: Path, voice: Vocoder) -> None:
+    """How well readers never heard are told apart, where they lie, and one's words in voices on the way to another."""
+    mels = [batch["mel"] for batch in Utterances(test, model.mel, batch=1).all()]
+    z = torch.cat([model.encode(mel) for mel in mels])
+    who = [reader(clip) for clip in test]
+    odd = torch.arange(len(z)) % 2 == 1
+    names = [[name for name, is_odd in zip(who, odd, strict=True) if is_odd == half] for half in (False, True)]
+    told = probe(z[~odd].numpy(), names[0], z[odd].numpy(), names[1])
+    found = nmi(cluster(z.numpy(), len(set(who))), who)
+    text = f"{len(set(who))} readers never heard: linear probe {100 * told:.1f} %, k-means NMI {found:.3f}"
+    print(text)
+    (out / "readers.md").write_text(text + "\n")
+    draw_map(plane(z).down(z), who, out / "readers.png", factor="reader")
+    first, last = 0, len(z) - 1
+    mel = mels[first][..., :256]
+    steps = path(z[first], z[last], 5)
+    content = model.contents(mel)
+    made = model.decode(steps, mel.shape[-1], content=None if content is None else content.expand(5, -1, -1))
+    draw_path(made, out / "between.png")
+    write(out / "between.wav", voice.synthesize(made, seed=0).flatten(), voice.mel.rate)
 
 
 if __name__ == "__main__":

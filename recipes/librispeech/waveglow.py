@@ -10,14 +10,32 @@ Hours, hardware and score: recipes/README.md. Run it again to resume.
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import torch
-from speaker_vae import readers
 from torch import Tensor
 from tqdm import tqdm
 
-from wavegen import Batches, Corpus, Latent, Prefetch, WaveGlow, fit, load_latent, load_voice, read, run, validation
+from wavegen import (
+    Batches,
+    Clip,
+    Corpus,
+    Latent,
+    Prefetch,
+    WaveGlow,
+    fit,
+    load_latent,
+    load_voice,
+    read,
+    run,
+    validation,
+)
+
+
+def reader(clip: Clip) -> str:
+    """Who reads a clip."""
+    return clip.id.split("-")[0]
 
 
 def encoded(corpus: Corpus, latent: Latent) -> dict[str, Tensor]:
@@ -72,7 +90,11 @@ def main(
     model = WaveGlow.preset(preset, style=speakers.latent if styled else 0)
     if init:
         model.load_state_dict(load_voice(init).state_dict(), strict=False)
-    train, valid, test = readers(Corpus.open(data))
+    corpus = Corpus.open(data)
+    clips_of = Counter(reader(clip) for clip in corpus)
+    single, test = (corpus.where(lambda clip, one=one: (clips_of[reader(clip)] == 1) == one) for one in (True, False))
+    valid = single[::18]
+    train = single.where(lambda clip: clip not in valid)
     seen, held, unseen = (encoded(part, speakers) if styled else None for part in (train, valid, test))
     batches = Batches(train, model.mel, batch=4, segment=8192, seed=seed, styles=seen, resample=True)
     watched = validation(valid, model.mel, styles=held, resample=True)

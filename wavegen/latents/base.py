@@ -5,6 +5,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,6 +25,12 @@ from wavegen.model import Model
 __all__ = ["Drawn", "Latent"]
 
 PSEUDO_FRAMES = 32  # length of the pseudo-inputs of a VampPrior
+
+
+@lru_cache
+def silence(spec: MelSpec) -> Float[Tensor, " M"]:
+    """The mel of digital zero."""
+    return spec(torch.zeros(1, spec.n_fft + spec.hop))[0, :, 0]
 
 
 class Drawn(NamedTuple):
@@ -111,7 +118,7 @@ class Latent(Model):
             return Mixture(self.components, self.latent)
         if self.prior == "vamp":
             inputs = torch.randn(self.components, self.mel.bins, PSEUDO_FRAMES)
-            return Vamp(inputs, posterior=self._pseudo, log_q=self._log_q, draw=lambda n, f: self.law.inverse(n, f)[0])
+            return Vamp(inputs, posterior=self._pseudo, log_q=self._log_q, draw=self._drawn)
         if self.prior == "conditional":
             return Flowed(Diagonal(len(self.labels), self.latent))
         if self.prior == "flow":
@@ -136,6 +143,7 @@ class Latent(Model):
         yield "capacity", "0 or more nats, or None", self.capacity is None or self.capacity >= 0
         yield "labels prior", "two labels or more for a conditional prior", (
             self.prior != "conditional" or len(self.labels) > 1)  # fmt: skip
+        yield "norm prior", "0 with a VampPrior, whose inputs are no clips", not (self.norm and self.prior == "vamp")
         yield "labels prior", "no labels for a VampPrior", not (self.labels and self.prior == "vamp")
         yield "labels", "names, each once", len(set(self.labels)) == len(self.labels)
         yield "mel_std", "a positive number", self.mel_std > 0
@@ -168,8 +176,11 @@ class Latent(Model):
         """
         frames = self._frames(mel, frames)
         self.check_input(mel, frames)
-        features = self.featured(mel, frames, label)
-        return self.levels.inverse(self.law.inverse(features.new_zeros(len(mel), self.latent), features)[0])[0]
+        before = self.training
+        features = self.eval().featured(mel, frames, label)
+        z = self.levels.inverse(self.law.inverse(features.new_zeros(len(mel), self.latent), features)[0])[0]
+        self.train(before)
+        return z
 
     def draw(
         self,
@@ -188,7 +199,7 @@ class Latent(Model):
         self, features: Float[Tensor, "B H"], noise: Float[Tensor, "B D"], label: Int64[Tensor, " B"] | None
     ) -> Drawn:
         """As `draw`, given the features of the utterances."""
-        cond = self.classes(len(features), label) if self.labels else None
+        cond = self.classes(len(features), label).to(features.device) if self.labels else None
         with torch.autocast(features.device.type, enabled=False):
             noise = noise * (self.posterior != "point")
             u, logdet = self.law.inverse(noise, features)
@@ -207,9 +218,12 @@ class Latent(Model):
         seed: int | None = None,
     ) -> Float[Tensor, "n D"]:
         """So many latents from the prior, of the given classes if it has any; a temperature below 1 is more typical."""
+        if n < 1:
+            raise WavegenError(f"got {n} latents to draw, expected at least 1")
         generator = None if seed is None else Generator().manual_seed(seed)
         noise = temperature * torch.randn(n, self.latent, generator=generator)
-        cond = self.classes(n, label) if self.labels else None
+        noise = noise.to(next(self.parameters()).device)
+        cond = self.classes(n, label).to(noise.device) if self.labels else None
         return self.levels.inverse(self.prior_law.sample(noise, cond, generator))[0]
 
     @torch.no_grad()
@@ -223,6 +237,7 @@ class Latent(Model):
             raise WavegenError(
                 f"got a prior that is {self.prior}, expected mixture or vamp; train a model with such a one"
             )
+        self.check_latent(z)
         return self.prior_law.responsibilities(self.levels(z)[0])
 
     def featured(
@@ -237,18 +252,26 @@ class Latent(Model):
         Raises:
             WavegenError: labels for a model without, none for one with, or of which there are not n in its range.
         """
-        if not self.labels and label is None:
-            return torch.zeros(n, 0)
         known = len(self.labels)
-        if label is None or len(label) != n or not ((label >= 0) & (label < known)).all():
-            got = "none" if label is None else f"{len(label)} of {label.unique().tolist()[:5]}"
-            raise WavegenError(f"got labels: {got}, expected {n} from 0 to {known - 1}; name them with `label`")
+        if not known and label is not None:
+            raise WavegenError("got labels, expected none: the model was trained without; leave them out")
+        if not known or label is None:
+            if known:
+                raise WavegenError(f"got no labels, expected {n} of {', '.join(self.labels)}; say which with `label`")
+            return torch.zeros(n, 0)
+        if len(label) != n or not ((label >= 0) & (label < known)).all():
+            got = f"{len(label)} labels, such as {label.unique().tolist()[:5]}"
+            raise WavegenError(f"got {got}, expected {n} from 0 to {known - 1}; make them with the model's `label`")
         return functional.one_hot(label, known).float()
 
     def _pseudo(self, inputs: Float[Tensor, "K M F"]) -> Float[Tensor, "K H"]:
         """Features of pseudo-inputs, which are standardised already."""
         frames = torch.full((len(inputs),), inputs.shape[-1], device=inputs.device)
         return self.encoder(inputs, frames, inputs.new_zeros(len(inputs), 0))
+
+    def _drawn(self, noise: Float[Tensor, "B D"], features: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
+        """What noise stands for under each posterior."""
+        return self.law.inverse(noise, features)[0]
 
     def _log_q(self, u: Float[Tensor, "B D"], features: Float[Tensor, "K H"]) -> Float[Tensor, "B K"]:
         """Log density of each latent under each posterior."""
@@ -306,16 +329,32 @@ class Latent(Model):
 
     def check_input(self, mel: Float[Tensor, "B M F"], frames: Int64[Tensor, " B"]) -> None:
         """Refuse mels that cannot be the model's, saying what is wrong with them."""
-        self.mel.check(mel)
-        shortest = int(frames.min())
-        if not self.stride <= shortest <= int(frames.max()) <= mel.shape[-1]:
+        if mel.ndim != 3 or frames.shape != mel.shape[:1]:
             raise WavegenError(
-                f"got clips of {shortest} to {int(frames.max())} of {mel.shape[-1]} frames, expected at least "
-                f"{self.stride}, the stride of the encoder; leave shorter clips out"
+                f"got mels of shape {tuple(mel.shape)} with {tuple(frames.shape)} lengths, expected (batch, bins, "
+                "frames) and a length for each; add a batch axis"
+            )
+        self.mel.check(mel)
+        if int(frames.max()) > mel.shape[-1]:
+            raise WavegenError(
+                f"got a length of {int(frames.max())}, expected at most the {mel.shape[-1]} frames given"
+            )
+        if int(frames.min()) < self.stride:
+            raise WavegenError(
+                f"got a clip of {int(frames.min())} frames, expected at least {self.stride}, the encoder's stride; leave "
+                "shorter clips out"
             )
         for item, count in zip(mel, frames.tolist(), strict=True):
-            if item[:, :count].std(1, correction=0).max() < 1e-3:
+            if (item[:, :count] <= silence(self.mel).unsqueeze(1) + 1e-3).all():
                 raise WavegenError("got a silent clip, expected sound: nothing can be told of it; leave it out")
+
+    def check_latent(self, z: Float[Tensor, "B D"]) -> None:
+        """Refuse latents of another size than the model's, or that are not finite."""
+        if z.ndim != 2 or z.shape[1] != self.latent or not z.isfinite().all():
+            raise WavegenError(
+                f"got latents of shape {tuple(z.shape)}, expected finite numbers of shape (batch, {self.latent}); "
+                "encode clips with this model"
+            )
 
     def _frames(self, mel: Tensor, frames: Tensor | None) -> Int64[Tensor, " B"]:
         return torch.full((len(mel),), mel.shape[-1], device=mel.device) if frames is None else frames

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wavegen.errors import WavegenError
+
 __all__ = ["Collapse", "active_units", "annealed", "cyclical", "linear"]
 
 ACTIVE = 0.01  # variance over clips of a unit's posterior mean (Burda et al., "Importance weighted autoencoders", 2016)
@@ -38,12 +40,17 @@ class annealed:  # noqa: N801 - reads as a word in front of batches
 
 @dataclass(frozen=True)
 class linear:  # noqa: N801
-    """From 0 to 1 over so many steps, then 1."""
+    """0 at first, from step `after` on to 1 over so many steps, then 1."""
 
     steps: int
+    after: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.after < 0:
+            raise WavegenError(f"got {self.steps} steps after {self.after}, expected at least 1 after 0 or more")
 
     def __call__(self, step: int) -> float:
-        return min(1.0, step / self.steps)
+        return min(1.0, max(0, step - self.after) / self.steps)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,10 @@ class cyclical:  # noqa: N801
 
     period: int
     ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.period < 1 or not 0 < self.ramp <= 1:
+            raise WavegenError(f"got periods of {self.period} steps, {self.ramp} of them rising, expected 1 and (0, 1]")
 
     def __call__(self, step: int) -> float:
         return min(1.0, step % self.period / (self.ramp * self.period))

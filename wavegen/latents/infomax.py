@@ -1,11 +1,13 @@
 """A latent without a decoder: as informative about the utterance as it can be, and distributed as its prior.
 
-    minimise  -I(x; z) + beta KL(q(z | x) || p(z))
+    minimise  - I(x; z) - clusters * I(y; y') + beta KL(q(z | x) || p(z))
 
-The mutual information is bounded from below by telling clips apart: of a batch of B, each looked at twice through
-random distortions that leave what is said as it is, which two latents are of the same clip (van den Oord et al.,
-"Contrastive predictive coding", 2018, eq. 4 and 5; Ji et al., "A decoder-free variational deep embedding", 2021, who
-match a mixture prior so, and cluster in one step).
+Mutual information is bounded from below by telling clips apart: of a batch of B, each looked at twice through random
+distortions that leave what is said as it is, which two latents are of the same clip (van den Oord et al., "Contrastive
+predictive coding", 2018, eq. 4 and 5; prior matching in place of a decoder as in Ji et al., "A decoder-free variational
+deep embedding", 2021). With a mixture prior the component y should tell the same of both looks, and of the clips whose
+latents are nearest, y' (Ji, Henriques and Vedaldi, "Invariant information clustering", 2019, eq. 3; neighbours as in
+Dwibedi et al., "With a little help from my friends", 2021): the clusters are learned in one step with the latent.
 """
 
 import math
@@ -19,22 +21,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wavegen.latents.base import Latent
+from wavegen.latents.priors import Mixed
 
-__all__ = ["InfoMax", "distorted"]
+__all__ = ["InfoMax", "agreement", "distorted"]
 
 
 @dataclass(eq=False, repr=False)
 class InfoMax(Latent):
     """A latent trained by mutual information and prior matching; it encodes, clusters and samples, but decodes nothing.
 
-    `temperature` divides the cosine of two latents' projections, by which clips are told apart.
+    `temperature` divides the cosine of two latents' projections, by which clips are told apart; `clusters` is the
+    weight of what components tell, `neighbours` the number of nearest clips of the batch that they are compared with.
     """
 
-    temperature: float = 0.1
+    beta: float = 0.003
+    temperature: float = 0.2
+    clusters: float = 5.0
+    neighbours: int = 2
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {"latent": 4, "channels": 16, "layers": 2, "features": 16, "hidden": (16,), "groups": 2},
-        "digits": {"layers": 3, "prior": "mixture"},
+        "digits": {"latent": 16, "layers": 3, "prior": "mixture"},
     }
 
     def __post_init__(self) -> None:
@@ -46,52 +53,86 @@ class InfoMax(Latent):
     def conditions(self) -> Iterator[tuple[str, str, bool]]:
         yield from super().conditions()
         yield "temperature", "a positive number", self.temperature > 0
+        yield "clusters neighbours", "0 or more", min(self.clusters, self.neighbours) >= 0
 
     def loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Minus the bound on the information, at most log B nats, plus the KL, in nats per clip.
+        """What is minimised, and in nats per clip: bounds on the information of latent and component, and the KL.
 
         "mel" (B, M, F), "frames" (B,), "label" (B,) if the model has labels, and "anneal", see `collapse`.
         """
         mel, frames, label = batch["mel"], batch["frames"], batch.get("label")
-        views, features = [], mel.new_zeros(0)
-        for _ in range(2):
-            features = self.featured(*distorted(mel, frames), label)
-            views.append(self.drawn(features, torch.randn(len(mel), self.latent, device=mel.device), label))
-        first, second = (functional.normalize(self.critic(view.z), dim=1) for view in views)
-        scores = first @ second.T / self.temperature
-        right = torch.arange(len(mel), device=mel.device)
+        looks = [
+            self.drawn(
+                self.featured(distorted(mel, frames, gap=self.mel_mean), frames, label),
+                torch.randn(len(mel), self.latent, device=mel.device),
+                label,
+            )
+            for _ in range(2)
+        ]
+        first, second = (functional.normalize(self.critic(look.z), dim=1) for look in looks)
+        scores, right = first @ second.T / self.temperature, torch.arange(len(mel), device=mel.device)
         missed = 0.5 * (functional.cross_entropy(scores, right) + functional.cross_entropy(scores.T, right))
-        anneal = batch.get("anneal", 1.0)
-        pressure = 0.5 * (self.pressure(views[0], anneal) + self.pressure(views[1], anneal))
-        told, kl = math.log(len(mel)) - missed.detach(), 0.5 * (views[0].kl + views[1].kl).detach().mean()
-        scalars = {"loss": pressure + missed, "information": told, "kl": kl}
-        return scalars if self.training else scalars | self.health(features, views[1])
+        features = self.featured(mel, frames, label)
+        together = self._together(looks[0].z, looks[1].z, features)
+        pressure = sum(self.pressure(look, batch.get("anneal", 1.0)) for look in looks) / 2
+        scalars = {
+            "loss": missed - self.clusters * together + pressure,
+            "information": math.log(len(mel)) - missed.detach(),
+            "clusters": together.detach(),
+            "kl": (looks[0].kl + looks[1].kl).detach().mean() / 2,
+        }
+        return (
+            scalars if self.training else scalars | self.health(features, self.drawn(features, 0 * looks[0].z, label))
+        )
+
+    def _together(
+        self, first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], features: Float[Tensor, "B H"]
+    ) -> Float[Tensor, ""]:
+        """What the component of one look tells of the other's and of its neighbours', in nats; 0 without any."""
+        if not isinstance(self.prior_law, Mixed) or not self.clusters:
+            return first.new_zeros(())
+        p, q = (self.prior_law.responsibilities(self.levels(z)[0]) for z in (first, second))
+        with torch.no_grad():
+            centre = functional.normalize(self.critic(self.law.inverse(torch.zeros_like(first), features)[0]), dim=1)
+            near = (centre @ centre.T).fill_diagonal_(-math.inf).topk(min(self.neighbours, len(p) - 1), dim=1).indices
+        return torch.stack([agreement(p, q), *(agreement(p, q[nearest]) for nearest in near.T)]).mean()
 
 
-def distorted(
-    mel: Float[Tensor, "B M F"], frames: Int64[Tensor, " B"]
-) -> tuple[Float[Tensor, "B M F"], Int64[Tensor, " B"]]:
-    """Each utterance at another speed, pitch and loudness, coloured, with a gap in time and one in frequency.
+def agreement(p: Float[Tensor, "B K"], q: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Mutual information in nats of two choices among K, given the probabilities of both for each of B clips."""
+    joint = p.T @ q / len(p)
+    joint = ((joint + joint.T) / 2).clamp(min=1e-9)
+    return (joint * (joint.log() - joint.sum(0).log() - joint.sum(1, keepdim=True).log())).sum()
 
-    Times and bins are stretched by up to a fifth and a tenth; the noise is from torch.
+
+def distorted(mel: Float[Tensor, "B M F"], frames: Int64[Tensor, " B"], *, gap: float = -5.0) -> Float[Tensor, "B M F"]:
+    """Each utterance with its time bent and its pitch and formants moved, coloured, noisy, and with gaps.
+
+    Numbers within a gap are `gap`; lengths are kept. The noise is from torch.
     """
-    items, bins, length = len(mel), mel.shape[1], mel.shape[2]
+    items, bins, length = mel.shape
 
     def uniform(least: float, most: float, *shape: int) -> Tensor:
         return least + (most - least) * torch.rand(items, *shape, device=mel.device)
 
-    speed, warp = uniform(0.8, 1.25), uniform(0.9, 1.1)
-    after = (frames / speed).round().long().clamp(min=1, max=length)
-    line = (torch.arange(length, device=mel.device) * speed.unsqueeze(1)).clamp(max=frames.unsqueeze(1) - 1)
-    band = torch.arange(bins, device=mel.device) * warp.unsqueeze(1)
-    x = (2 * line + 1) / length - 1
-    y = (2 * band + 1) / bins - 1
+    def hidden(size: int, width: int) -> Tensor:  # (B, size), a stretch of it
+        start, place = uniform(0, size, 1), torch.arange(size, device=mel.device)
+        return (place >= start) & (place < start + width)
+
+    across, along = torch.linspace(-1, 1, bins, device=mel.device), torch.linspace(-1, 1, length, device=mel.device)
+    pace = functional.interpolate(torch.exp(0.8 * torch.randn_like(mel[:, :1, :1].expand(-1, 1, 5))), length,
+                                  mode="linear", align_corners=True)  # fmt: skip
+    clock = pace.squeeze(1).cumsum(1)
+    share = torch.arange(1, length + 1, device=mel.device) / frames.unsqueeze(1)
+    spent = clock.gather(1, frames.unsqueeze(1) - 1)
+    begin, end = uniform(-0.08, 0.1, 1), uniform(0.9, 1.08, 1)
+    bent = torch.where(share <= 1, begin + (end - begin) * clock / spent, 1.0).clamp(0, 1)
+    x = (2 * bent * (frames.unsqueeze(1) - 1) + 1) / length - 1
+    y = (across + 1) * uniform(0.88, 1.12, 1) - 1 + uniform(-0.03, 0.03, 1)
     grid = torch.stack([x.unsqueeze(1).expand(-1, bins, -1), y.unsqueeze(2).expand(-1, -1, length)], dim=-1)
-    lowest = mel.amin()
-    bent = functional.grid_sample((mel - lowest).unsqueeze(1), grid, align_corners=False).squeeze(1) + lowest
-    tilt = uniform(-1, 1, 1, 1) + uniform(-1, 1, 1, 1) * torch.linspace(-1, 1, bins, device=mel.device).unsqueeze(1)
-    seen = bent + tilt * (bent > lowest + 0.5)
-    start = (uniform(0, 1) * bins).unsqueeze(1)
-    place = torch.arange(bins, device=mel.device)
-    hidden = (place >= start) & (place < start + 10)
-    return seen.masked_fill(hidden.unsqueeze(2), float(mel.mean())), after
+    moved = functional.grid_sample((mel - gap).unsqueeze(1), grid, padding_mode="border", align_corners=False)
+    coloured = moved.squeeze(1) * uniform(0.7, 1.3, 1, 1) + uniform(-1, 1, 1, 1)
+    coloured = coloured + uniform(-1, 1, 1, 1) * across.unsqueeze(1) + uniform(-1, 1, 1, 1) * along
+    noisy = coloured + 0.5 * torch.randn_like(mel)
+    gaps = hidden(bins, 8).unsqueeze(2) | hidden(bins, 8).unsqueeze(2) | hidden(length, 4).unsqueeze(1)
+    return gap + noisy.masked_fill(gaps, 0.0)

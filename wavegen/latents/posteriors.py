@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wavegen.errors import WavegenError
 from wavegen.flows.autoregressive import Autoregressive
 from wavegen.flows.base import Affine, Chain, Cond, Inverse, Mapped
 from wavegen.flows.channels import Invertible1x1, flip
@@ -52,12 +53,18 @@ class Diagonal(Gaussian):
     def __init__(self, features: int, latent: int, *, norm: float = 0.0, rate: float = 0.0) -> None:
         super().__init__()
         self.net, self.scale, self.rate = nn.Linear(features, 2 * latent), norm, rate
-        self.norm = nn.BatchNorm1d(latent, affine=False) if norm else None
+        with torch.no_grad():  # start with latents that say something: from noise alone a decoder learns to ignore them
+            self.net.weight[:latent] *= 3
+            self.net.bias[latent:] -= 1
+        # without the usual 1e-5 in the variance, under which means that hardly vary would stay so
+        self.norm = nn.BatchNorm1d(latent, affine=False, eps=1e-12) if norm else None
 
     def moments(self, z: Float[Tensor, "B D"], cond: Cond) -> Moments:
         mean, log_std = self.net(cond).to(z.dtype).chunk(2, dim=1)
         log_std = BOUND * torch.tanh(log_std / BOUND)
         if self.norm is not None:
+            if self.training and len(mean) < 2:
+                raise WavegenError("got a batch of one clip for `norm`, expected two or more; raise the batch")
             mean = self.scale * self.norm(mean)
         if self.rate:
             size = math.sqrt(mean.shape[1] * -math.expm1(-2 * self.rate))

@@ -71,6 +71,7 @@ class Mixture(Mixed):
 
     def sample(self, noise: Float[Tensor, "n D"], cond: Cond, generator: Generator | None) -> Float[Tensor, "n D"]:
         chosen = torch.multinomial(self.logits.softmax(0).cpu(), len(noise), replacement=True, generator=generator)
+        chosen = chosen.to(noise.device)
         return self.means[chosen] + noise * self.log_stds[chosen].exp()
 
 

@@ -119,8 +119,8 @@ class VAE(Latent):
         Raises:
             WavegenError: a latent of another size, or a label or content that is missing or does not fit.
         """
-        self._check_latent(z, frames, content)
-        counts = torch.full((len(z),), frames)
+        self._check_decoded(z, frames, content)
+        counts = torch.full((len(z),), frames, device=z.device)
         if not self.history:
             return self._law_of(z, counts, frames, label, content, None)[0]
         mel = z.new_zeros(len(z), self.mel.bins, frames)
@@ -157,15 +157,15 @@ class VAE(Latent):
         mean, width = self.decoder(given, frames, content, before, length)
         return self.mel_mean + self.mel_std * mean, FLOOR + functional.softplus(width)
 
-    def _check_latent(self, z: Tensor, frames: int, content: Tensor | None) -> None:
-        if z.ndim != 2 or z.shape[1] != self.latent or not z.isfinite().all():
+    def _check_decoded(self, z: Tensor, frames: int, content: Tensor | None) -> None:
+        self.check_latent(z)
+        if frames < 1:
+            raise WavegenError(f"got {frames} frames to decode, expected at least 1")
+        expected = (len(z), self.content, frames) if self.content else None
+        given = None if content is None else tuple(content.shape)
+        if given != expected:
             raise WavegenError(
-                f"got latents of shape {tuple(z.shape)}, expected finite numbers of shape (batch, {self.latent}); "
-                "encode clips with this model"
+                f"got content of shape {given}, expected {expected}; take `contents` of a clip's mel, cut to the frames"
             )
-        given = (0, 0) if content is None else tuple(content.shape[1:])
-        if given != ((self.content, frames) if self.content else (0, 0)) or frames < 1:
-            raise WavegenError(
-                f"got {frames} frames and content of shape {given}, expected {self.content} bands of as many frames; "
-                "take `contents` of a clip's mel, cut to them"
-            )
+        if content is not None and not content.isfinite().all():
+            raise WavegenError("got content with NaN or infinite values, expected finite ones; compute it again")

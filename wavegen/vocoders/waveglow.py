@@ -100,6 +100,8 @@ class WaveGlow(Vocoder):
         else:
             self.upsample = Smooth(bins, self.cond, steps=hop // self.group, context=self.context)
         self.style_layer = nn.Linear(self.style, self.cond, bias=False) if self.style else None
+        if self.style_layer is not None:  # a voice taken up from one without styles starts where that was
+            nn.init.zeros_(self.style_layer.weight)
         self.squeeze = Squeeze(self.group)
         self.flow = self._chain(0, self.group)
 
