@@ -131,10 +131,10 @@ def test_hostile_fields_end_in_a_model_or_in_one_sentence(saved, value, unchecke
 
 
 def test_an_unknown_field_is_refused(saved):
-    rewrite(saved, config={**header_of(saved)["config"], "depth": 3})
+    rewrite(saved, config={**header_of(saved)["config"], "unheard_of": 3})
     with pytest.raises(WavegenError) as error:
         Model.load(saved)
-    one_sentence(error, saved, "depth")
+    one_sentence(error, saved, "unheard_of")
 
 
 def test_a_file_whose_weights_are_others_is_refused(model_class, saved, lively):

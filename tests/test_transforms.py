@@ -25,6 +25,7 @@ from wavegen.flows import (
     flip,
     glow_step,
 )
+from wavegen.latents.posteriors import Diagonal, Grouped
 from wavegen.nn import MLP, ConvNet, GatedNet
 
 C = 4
@@ -80,9 +81,14 @@ TABLE = {
     "gated coupling": gated,
     "autoregressive": autoregressive,
     "inverse autoregressive": lambda space, cond: Inverse(autoregressive(space, cond)),
+    "diagonal": lambda space, cond: Diagonal(cond, C),
+    "groups": lambda space, cond: Grouped(C, 2, hidden=(8,), cond=cond),
 }
 BLIND = ("ActNorm", "1x1", "1x1 of a matrix", "permutation", "flip", "squeeze", "squeezed and back")  # to conditions
-ONLY = {"gated coupling": "sequences", "autoregressive": "points", "inverse autoregressive": "points"}
+ONLY = {
+    "gated coupling": "sequences",
+    **dict.fromkeys(("autoregressive", "inverse autoregressive", "diagonal", "groups"), "points"),
+}
 
 
 class Case:
@@ -112,6 +118,7 @@ CASES = {
     for layout in LAYOUTS
     for cond in (0, 3)
     if ONLY.get(name, layout) == layout and not (cond and name in BLIND and layout != "points")
+    if cond or name != "diagonal"  # which is made of its condition alone
 }
 
 

@@ -4,8 +4,8 @@ What:      the same encoder and decoder with nine laws of the latent, three seed
            importance-weighted bound, which is nearer to their likelihood
 Data:      Free Spoken Digit Dataset, CC BY-SA 4.0: DIGIT_SPEAKER_NUMBER; numbers 0 to 4 are the test clips
 Command:   python recipes/digits/bounds.py --data PATH/fsdd/recordings --out runs/digits-bounds
-Papers:    Kingma et al., "IAF" (2016); Su and Wu, "f-VAEs" (2018); Vahdat and Kautz, "NVAE" (2020); Tomczak and Welling,
-           "VampPrior" (2018); Burda et al., "Importance weighted autoencoders" (2016)
+Papers:    Kingma et al., "IAF" (2016); Su and Wu, "f-VAEs" (2018); Vahdat and Kautz, "NVAE" (2020); Tomczak and
+           Welling, "VampPrior" (2018); Burda et al., "Importance weighted autoencoders" (2016)
 
 Nats are of a clip, of the density of its mel. Hours, hardware and score: recipes/README.md. Run it again to resume.
 """
@@ -48,7 +48,7 @@ def main(
     *,
     data: Path,
     out: Path = Path("runs/digits-bounds"),
-    steps: int = 1500,
+    steps: int = 1200,
     preset: str = "digits",
     batch: int = 32,
     lr: float = 2e-3,

@@ -1,11 +1,11 @@
 """Spoken digits through a VAE: say any digit in the manner of a clip, find the ten digits unasked, walk a plane.
 
-What:      a conditional VAE told the digit, whose latent is the manner; a latent without a decoder that clusters clips as
-           it learns; and a VAE of two numbers, to look at all of
+What:      a conditional VAE told the digit, whose latent is the manner; a latent without a decoder that clusters clips
+           as it learns; and a VAE of two numbers, to look at all of
 Data:      Free Spoken Digit Dataset, CC BY-SA 4.0: DIGIT_SPEAKER_NUMBER; numbers 0 to 4 are the test clips
 Command:   python recipes/digits/vae.py --data PATH/fsdd/recordings --out runs/digits-vae
-Papers:    Kingma and Welling (2014); Sohn et al., "Learning structured output representation" (2015), for the conditional
-           VAE; Ji et al., "A decoder-free variational deep embedding" (2021), for the clusters
+Papers:    Kingma and Welling, "Auto-encoding variational Bayes" (2014); Sohn et al., "Learning structured output
+           representation" (2015), for the condition; Ji et al., "A decoder-free variational deep embedding" (2021)
 
 It ends with tables (vae.md), pictures and sound. Hours, hardware and score: recipes/README.md. Run it again to resume.
 """
@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from wavegen import VAE, Clip, Corpus, InfoMax, Latent, Prefetch, Utterances, Vocoder, fit, load_voice, run, write
 from wavegen.latents.explore import draw_grid, draw_map, path
-from wavegen.latents.measures import accuracy, centroid, cluster, monotone, nmi, pitch, probe
+from wavegen.latents.measures import accuracy, centroid, cluster, monotone, nmi, pitch
 
 DIGITS = tuple("0123456789")
 LONGEST = 64  # frames, 0.74 s; hardly a digit takes longer
@@ -70,7 +70,7 @@ def main(
 
     torch.manual_seed(seed)
     said = {clip.id: int(digit(clip)) for clip in corpus}
-    model = VAE.preset(preset, labels=DIGITS, beta=3.0)
+    model = VAE.preset(preset, labels=DIGITS, beta=10.0)
     shown = [Utterances(part, model.mel, batch=batch, longest=LONGEST, labels=said, seed=seed) for part in parts]
     trained(model, "conditional", shown[0], shown[1].all())
     report = ["## Any digit in the manner of a clip", "", *conditional(model, *clips, voice=voice, out=out)]
@@ -147,9 +147,8 @@ def conditional(model: VAE, train: Clips, test: Clips, *, voice: Vocoder, out: P
     yield "| judged | recordings | made |\n|---|---|---|"
     real = [mel for _, mel in test]
     for name, of in (("digit", digit), ("speaker", speaker)):
-        yield f"| {name} | {share(judges[name](real), [of(clip) for clip, _ in test])} | " + (
-            f"{share(judges[name](made), asked[name])} |"
-        )
+        known, found = share(judges[name](real), [of(clip) for clip, _ in test]), share(judges[name](made), asked[name])
+        yield f"| {name} | {known} | {found} |"
     first = {speaker(clip): row for row, (clip, _) in reversed(list(enumerate(test)))}
     rows = {name: made[row * len(DIGITS) : (row + 1) * len(DIGITS)] for name, row in first.items()}
     for name, row in rows.items():
@@ -184,7 +183,7 @@ def between(model: VAE, test: Clips, voice: Vocoder) -> Iterator[str]:
 
 def spoken(made: Any, voice: Vocoder) -> Tensor:
     """The sound of mels, one after another."""
-    return torch.cat([voice.synthesize(mel[None], seed=0)[0] for mel in made])
+    return voice.synthesize(torch.cat(list(made), dim=1)[None], seed=0)[0]
 
 
 def sound(made: list[Mel], voice: Vocoder, file: Path) -> None:

@@ -1,7 +1,7 @@
 """A WaveGlow for many voices, told by a style vector whose voice it is.
 
 What:      the "edge" WaveGlow, started from Kathleen's voice, with the speaker VAE's latent of the clip as its style;
-           `--no-styled` trains the same without
+           `--no-styled` trains the same without, `--bins 20 --init ""` both on a coarser mel
 Data:      LibriSpeech, as in speaker_vae.py: 208 readers to train, 12 to validate; the 8 readers to test are never seen
 Command:   python recipes/librispeech/waveglow.py --data PATH/librispeech-speakers --out runs/librispeech-waveglow
 Papers:    Prenger et al., "WaveGlow" (2019)
@@ -9,6 +9,7 @@ Papers:    Prenger et al., "WaveGlow" (2019)
 Hours, hardware and score: recipes/README.md. Run it again to resume.
 """
 
+import dataclasses
 import math
 from collections import Counter
 from pathlib import Path
@@ -64,11 +65,11 @@ def main(
     out: Path = Path("runs/librispeech-waveglow"),
     latent: str = "speakers",
     styled: bool = True,
-    init: str | None = "kathleen-waveglow",
+    bins: int = 80,
+    init: str = "kathleen-waveglow",
     steps: int = 8000,
     preset: str = "edge",
     lr: float = 1e-3,
-    hours: float | None = None,
     seed: int = 0,
 ) -> None:
     """Train a WaveGlow on many voices and score it on voices that it never heard.
@@ -78,16 +79,17 @@ def main(
         out: the folder of the run; best.safetensors in it is the trained vocoder.
         latent: the VAE that says whose voice a clip has: one that ships, or a file.
         styled: tell the vocoder; if not, it has to do without.
-        init: the voice to start from; an empty name for none.
+        bins: bands of the mel; with fewer it says less, and the style has more to add.
+        init: the voice to start from, an empty name for none; one with other bands cannot be.
         steps: batches to learn from; the learning rate falls to a twentieth over them.
         preset: of wavegen.WaveGlow.
         lr: the highest learning rate.
-        hours: stop, ready to be resumed, after so long.
         seed: of weights, order and noise.
     """
     torch.manual_seed(seed)
     speakers = load_latent(latent)
-    model = WaveGlow.preset(preset, style=speakers.latent if styled else 0)
+    mel = dataclasses.replace(speakers.mel, bins=bins)
+    model = WaveGlow.preset(preset, mel=mel, style=speakers.latent if styled else 0)
     if init:
         model.load_state_dict(load_voice(init).state_dict(), strict=False)
     corpus = Corpus.open(data)
@@ -101,7 +103,7 @@ def main(
     with Prefetch(batches) as batch_at:
         fit(
             model, batch_at, out=out, steps=steps, lr=lr, warmup=min(500, steps), decay="cosine", final=0.05,
-            ema=0.999, valid=watched, every=min(1000, steps), precision="bf16", hours=hours, seed=seed,
+            ema=0.999, valid=watched, every=min(1000, steps), precision="bf16", seed=seed,
         )  # fmt: skip
     best = WaveGlow.load(out / "best.safetensors")
     mean, error = score(best, test, unseen)

@@ -1,6 +1,5 @@
 """The contract of a latent-variable model of utterances: an encoder, a posterior, a prior, and the KL between them."""
 
-import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from torch.nn import functional
 from wavegen.audio.mel import MelSpec
 from wavegen.errors import WavegenError
 from wavegen.flows.base import Chain, Transform, gaussian
-from wavegen.latents.collapse import Collapse, active_units
+from wavegen.latents.collapse import ALARM, Collapse, active_units, information
 from wavegen.latents.networks import Encoder
 from wavegen.latents.posteriors import Diagonal, Gaussian, Grouped, divergence, glow_steps, iaf_steps
 from wavegen.latents.priors import Flowed, Mixed, Mixture, Prior, Vamp
@@ -234,9 +233,7 @@ class Latent(Model):
             WavegenError: a model with another prior.
         """
         if not isinstance(self.prior_law, Mixed):
-            raise WavegenError(
-                f"got a prior that is {self.prior}, expected mixture or vamp; train a model with such a one"
-            )
+            raise WavegenError(f"got a prior that is {self.prior}, expected mixture or vamp; train with such a prior")
         self.check_latent(z)
         return self.prior_law.responsibilities(self.levels(z)[0])
 
@@ -255,10 +252,10 @@ class Latent(Model):
         known = len(self.labels)
         if not known and label is not None:
             raise WavegenError("got labels, expected none: the model was trained without; leave them out")
-        if not known or label is None:
-            if known:
-                raise WavegenError(f"got no labels, expected {n} of {', '.join(self.labels)}; say which with `label`")
+        if not known:
             return torch.zeros(n, 0)
+        if label is None:
+            raise WavegenError(f"got no labels, expected {n} of {', '.join(self.labels)}; say which with `label`")
         if len(label) != n or not ((label >= 0) & (label < known)).all():
             got = f"{len(label)} labels, such as {label.unique().tolist()[:5]}"
             raise WavegenError(f"got {got}, expected {n} from 0 to {known - 1}; make them with the model's `label`")
@@ -286,46 +283,39 @@ class Latent(Model):
             return None
         if self.prior == "normal":
             return divergence(self.law.moments(u, features), (torch.zeros_like(u), torch.zeros_like(u)))
-        return (
-            divergence(self.law.moments(u, features), prior.moments(u, cond)) if isinstance(prior, Gaussian) else None
-        )
+        if isinstance(prior, Gaussian):
+            return divergence(self.law.moments(u, features), prior.moments(u, cond))
+        return None
 
     def pressure(self, drawn: Drawn, anneal: Float[Tensor, ""] | float = 1.0) -> Float[Tensor, ""]:
         """What is minimised in place of the mean KL, by the remedies that are set."""
         if self.posterior == "point":
             return drawn.kl.new_zeros(())
-        if self.free_bits:
-            units = drawn.kl.mean() / self.latent if drawn.each is None else drawn.each.mean(0)
-            kl = units.clamp(min=self.free_bits).sum() * (self.latent if drawn.each is None else 1)
-        else:
-            kl = drawn.kl.mean()
+        mean = drawn.kl.mean() if drawn.each is None else drawn.each.mean(0)
+        kl = mean.clamp(min=self.free_bits * self.latent / mean.numel()).sum() if self.free_bits else mean.sum()
         if self.capacity is not None:
             return self.beta * (kl - anneal * self.capacity).abs()
         return anneal * self.beta * kl
 
     @torch.no_grad()
     def health(self, features: Float[Tensor, "B H"], drawn: Drawn) -> dict[str, Tensor]:
-        """What tells whether the latent is used: the share of active units, mutual information, KL of each unit.
+        """The share of active units, the information of x and z, the KL of each unit if known; it warns of collapse.
 
-        The information of x and z is that within the batch, at most log B nats (Hoffman and Johnson, "ELBO surgery",
-        2016). Below a tenth of the units it warns of collapse.
+        The information is that within the batch, see `collapse.information`.
         """
-        centre = self.law.inverse(torch.zeros_like(drawn.z), features)[0]
-        units = active_units(centre) if len(centre) > 1 else torch.ones(self.latent)
-        u = self.levels(drawn.z)[0]
-        table = self._log_q(u, features)
-        told = (table.diagonal() - table.logsumexp(1) + math.log(len(table))).mean()
-        each = torch.zeros(self.latent) if drawn.each is None else drawn.each.mean(0)
-        if units.mean() < 0.1 and self.posterior != "point":
-            remedies = {"free_bits": self.free_bits, "norm": self.norm, "rate": self.rate, "capacity": self.capacity}
-            unused = ", ".join(name for name, value in remedies.items() if not value)
+        active = active_units(self.law.inverse(torch.zeros_like(drawn.z), features)[0]).mean()
+        if active < ALARM and len(features) > 1 and self.posterior != "point":
+            set_already = {name: getattr(self, name) for name in ("free_bits", "norm", "rate", "capacity")}
+            unused = ", ".join(name for name, value in set_already.items() if not value) or "a lower beta"
             warnings.warn(
-                f"{int(units.sum())} of {self.latent} units are active and the KL is {drawn.kl.mean():.2f} nats: the "
-                f"posterior has collapsed; set {unused or 'a lower beta'}, or anneal the KL",
+                f"got {100 * active:.0f} % of {self.latent} units active and a KL of {drawn.kl.mean():.2f} nats, "
+                f"expected more: the posterior has collapsed; set {unused}, or anneal the KL",
                 Collapse,
                 stacklevel=3,
             )
-        return {"active": units.mean(), "mi": told, **{f"kl/{unit:02d}": value for unit, value in enumerate(each)}}
+        units = [] if drawn.each is None else drawn.each.mean(0)
+        told = information(self._log_q(self.levels(drawn.z)[0], features))
+        return {"active": active, "mi": told, **{f"kl/{unit:02d}": value for unit, value in enumerate(units)}}
 
     def check_input(self, mel: Float[Tensor, "B M F"], frames: Int64[Tensor, " B"]) -> None:
         """Refuse mels that cannot be the model's, saying what is wrong with them."""
@@ -341,8 +331,8 @@ class Latent(Model):
             )
         if int(frames.min()) < self.stride:
             raise WavegenError(
-                f"got a clip of {int(frames.min())} frames, expected at least {self.stride}, the encoder's stride; leave "
-                "shorter clips out"
+                f"got a clip of {int(frames.min())} frames, expected at least {self.stride}, the encoder's stride; "
+                "leave shorter clips out"
             )
         for item, count in zip(mel, frames.tolist(), strict=True):
             if (item[:, :count] <= silence(self.mel).unsqueeze(1) + 1e-3).all():

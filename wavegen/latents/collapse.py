@@ -4,6 +4,7 @@ A latent has collapsed when its posterior is the prior whatever x is. Remedies i
 `free_bits`, `capacity`, `norm`, `rate`; and here, over the steps of a training, annealing.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from wavegen.errors import WavegenError
 
-__all__ = ["Collapse", "active_units", "annealed", "cyclical", "linear"]
+__all__ = ["ALARM", "Collapse", "active_units", "annealed", "cyclical", "information", "linear"]
 
 ACTIVE = 0.01  # variance over clips of a unit's posterior mean (Burda et al., "Importance weighted autoencoders", 2016)
+
+ALARM = 0.1  # share of active units below which a latent has collapsed
 
 Batch = Mapping[str, Tensor]
 
@@ -70,4 +73,12 @@ class cyclical:  # noqa: N801
 
 def active_units(means: Float[Tensor, "B D"]) -> Float[Tensor, " D"]:
     """1 for each unit whose posterior mean varies over the clips by more than 0.01, else 0 (Burda et al., 2016)."""
-    return (means.var(0) > ACTIVE).float()
+    return (means.var(0, correction=0) > ACTIVE).float()
+
+
+def information(table: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
+    """What z tells of which clip of the batch it is from, in nats, at most log B, by log q(z_i | x_j) of all pairs.
+
+    Hoffman and Johnson, "ELBO surgery" (2016), the index-code mutual information.
+    """
+    return (table.diagonal() - table.logsumexp(1) + math.log(len(table))).mean()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wavegen.latents.base import Latent
+from wavegen.latents.posteriors import Diagonal
 from wavegen.latents.priors import Mixed
 
 __all__ = ["InfoMax", "agreement", "distorted"]
@@ -49,6 +50,10 @@ class InfoMax(Latent):
         self.critic = nn.Sequential(
             nn.Linear(self.latent, self.features), nn.SiLU(), nn.Linear(self.features, self.features)
         )
+        for diagonal in (part for part in self.law.modules() if isinstance(part, Diagonal)):
+            with torch.no_grad():  # clips cannot be told apart by latents that are mostly noise, and then stay so
+                diagonal.net.weight[: self.latent] *= 5
+                diagonal.net.bias[self.latent :] -= 2
 
     def conditions(self) -> Iterator[tuple[str, str, bool]]:
         yield from super().conditions()

@@ -107,8 +107,8 @@ def mig(z: Latents, factors: Mapping[str, Labels], *, bins: int = 20) -> float:
     No I exceeds log `bins`, so that a factor of more classes than `bins` cannot reach 1: raise it if clips abound.
 
     Raises:
-        WavegenError: `z` is not (N, D >= 2), or not finite; no factors; a factor without one label per clip, or of one
-            class; fewer than 2 bins.
+        WavegenError: `z` is not (N, D >= 2), or not finite; no factors; a factor without one label per clip, of one
+            class, or of nearly as many as there are clips; fewer than 2 bins.
     """
     from sklearn.metrics import mutual_info_score
 
@@ -265,7 +265,13 @@ def _factors(z: np.ndarray, factors: Mapping[str, Labels]) -> list[Int[np.ndarra
     if z.shape[1] < 2 or not factors:
         got = f"latents of size {z.shape[1]} and {len(factors)} factors"
         raise WavegenError(f"got {got}, expected 2 or more and 1 or more; disentanglement compares dimensions")
-    return [_codes(labels, len(z), classes=2, of=f" of {name}") for name, labels in factors.items()]
+    codes = {name: _codes(labels, len(z), classes=2, of=f" of {name}") for name, labels in factors.items()}
+    for name, code in codes.items():
+        classes = int(code.max()) + 1
+        if 2 * classes > len(z):  # nothing to learn but each clip
+            got = f"{classes} values of {name} for {len(z)} clips"
+            raise WavegenError(f"got {got}, expected 2 clips or more a value; group its values, as in low and high")
+    return [*codes.values()]
 
 
 def _gap(scores: Float[np.ndarray, "D K"]) -> float:

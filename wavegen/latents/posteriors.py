@@ -53,9 +53,6 @@ class Diagonal(Gaussian):
     def __init__(self, features: int, latent: int, *, norm: float = 0.0, rate: float = 0.0) -> None:
         super().__init__()
         self.net, self.scale, self.rate = nn.Linear(features, 2 * latent), norm, rate
-        with torch.no_grad():  # start with latents that say something: from noise alone a decoder learns to ignore them
-            self.net.weight[:latent] *= 3
-            self.net.bias[latent:] -= 1
         # without the usual 1e-5 in the variance, under which means that hardly vary would stay so
         self.norm = nn.BatchNorm1d(latent, affine=False, eps=1e-12) if norm else None
 

@@ -40,7 +40,7 @@ class VAE(Latent):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {"latent": 4, "channels": 16, "layers": 2, "depth": 2, "features": 16, "hidden": (16,), "groups": 2},
-        "digits": {"layers": 3, "depth": 3},
+        "digits": {"latent": 16, "layers": 3, "depth": 3},
         "speakers": {"content": 12, "channels": 96, "features": 96, "layers": 6, "depth": 6},
     }
 
