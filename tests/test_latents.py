@@ -22,7 +22,7 @@ from wavegen.model import Model
 
 MEL = replace(MelSpec.named("hifigan"), bins=8)
 NAMES = ("low", "high")
-REACH, SIDE = 12.0, 160  # a square of the plane of latents, and cells along it
+REACH, SIDE = 12.0, 120  # a square of the plane of latents, and cells along it
 
 
 def kinds(name):
@@ -145,12 +145,12 @@ def test_every_posterior_goes_with_every_prior_that_makes_sense():
 # Densities
 
 
-@every_density
+@pytest.mark.parametrize("fields", BARE, ids=named)
 def test_posterior_and_prior_are_densities_and_draws_follow_them(fields, vae):
     model, batch = vae(**fields), clips(2)
     points, area = grid()
     label = batch["label"][:1].expand(len(points)) if model.labels else None
-    many = 4000
+    many = 2500
     with torch.no_grad():
         features = features_of(model, batch)[:1]
         drawn = model.drawn(features.expand(many, -1), torch.randn(many, 2), None if label is None else label[:many])
@@ -230,7 +230,7 @@ def test_torch_gives_the_same_divergence():
 @pytest.mark.parametrize("fields", BARE, ids=named)
 def test_the_bounds_are_below_the_evidence_and_many_draws_come_near_it(fields, vae):
     model, batch, many = vae(mel=replace(MEL, bins=2), mel_std=1.0, **fields), clips(1, frames=4), 1000
-    for part in model.modules():
+    for part in model.law.modules():
         if isinstance(part, Diagonal):  # posteriors as wide as the prior, that few draws cover what they have to
             part.net.weight.data[:2] /= 3
             part.net.bias.data[2:] += 1
@@ -263,12 +263,12 @@ def test_one_draw_of_the_bound_is_minus_the_loss_in_nats(vae):
 @pytest.mark.parametrize("history", [False, True])
 def test_the_likelihood_is_a_density_of_mels(history, vae):
     model = vae(mel=replace(MEL, bins=1), stride=1, history=history)
-    line = torch.arange(-40, 30, 0.2)
+    line = torch.arange(-40, 30, 0.4)
     pairs = torch.cartesian_prod(line, line)  # one bin, two frames
     with torch.no_grad():
         z = torch.randn(1, 2).expand(len(pairs), -1)
         likely = model.log_likelihood(pairs.unsqueeze(1), torch.full((len(pairs),), 2), z)
-    assert likely.exp().sum() * 0.2**2 == pytest.approx(1, abs=1e-2)
+    assert likely.exp().sum() * 0.4**2 == pytest.approx(1, abs=1e-2)
 
 
 # Utterances
@@ -414,12 +414,12 @@ def test_active_units_are_those_that_vary():
 def test_a_posterior_collapses_under_a_heavy_kl_unless_a_remedy_is_set(remedy, unchecked, recwarn):
     torch.manual_seed(0)
     model = VAE.preset("tiny", mel=MEL, **{"beta": 20.0, **remedy})
-    steps(model, lambda step: given(model, clips(16, seed=step)), count=80)
+    steps(model, lambda step: given(model, clips(12, seed=step)), count=60)
     health = model.loss(given(model, clips(32, seed=-1)))
     alarms = [str(warning.message) for warning in recwarn if issubclass(warning.category, Collapse)]
     if not remedy:
         assert health["active"] == 0 and health["mi"] < 0.05 and health["kl"] < 0.1
-        assert all(part in alarms[0] for part in ("free_bits", "norm", "rate", "capacity", "0 of 4", "anneal"))
+        assert all(part in alarms[0] for part in ("free_bits", "norm", "rate", "capacity", "0 % of 4", "anneal"))
     elif "capacity" in remedy:  # which a posterior may reach that says nothing, if all clips are as far from the prior
         assert health["kl"] == pytest.approx(3, abs=0.7)
     else:
@@ -435,7 +435,7 @@ def test_the_alarm_names_only_remedies_that_are_not_set(model):
     with pytest.warns(Collapse) as caught:
         net.loss(given(net, clips()))
     text = str(caught[0].message)
-    assert "capacity" in text and "free_bits" not in text and "0 of 4" in text
+    assert "capacity" in text and "free_bits" not in text and "0 % of 4" in text
 
 
 # Priors
@@ -595,7 +595,7 @@ def test_every_parameter_gets_a_gradient(fields, vae):
 def test_training_lowers_the_loss_and_tells_the_clips_apart(fields, unchecked):
     torch.manual_seed(0)
     model = VAE.preset("tiny", mel=MEL, **fields)
-    losses = steps(model, lambda step: given(model, clips(8, seed=step, gap=3.0)), count=60)
+    losses = steps(model, lambda step: given(model, clips(8, seed=step, gap=3.0)), count=40)
     early, late = (sum(scalars["loss"] for scalars in part) / 10 for part in (losses[:10], losses[-10:]))
     assert late < early - 0.3
     batch = clips(200, seed=-1, gap=3.0)
@@ -608,7 +608,7 @@ def test_training_lowers_the_loss_and_tells_the_clips_apart(fields, unchecked):
 
 def test_information_rises_where_clips_can_be_told_apart(lively, unchecked):
     model = lively(InfoMax, mel=MEL, beta=0.1)
-    losses = steps(model, lambda step: given(model, clips(8, seed=step)), count=80)
+    losses = steps(model, lambda step: given(model, clips(8, seed=step)), count=50)
     early, late = (sum(scalars["information"] for scalars in part) / 10 for part in (losses[:10], losses[-10:]))
     assert early + 0.3 < late < math.log(8)
 

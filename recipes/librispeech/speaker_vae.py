@@ -10,13 +10,17 @@ Hours, hardware and score: recipes/README.md. Run it again to resume.
 """
 
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from wavegen import VAE, Clip, Corpus, Prefetch, Utterances, Vocoder, fit, load_voice, run, write
+from wavegen.audio.pitch import pitch_of_mel
 from wavegen.latents.explore import draw_map, draw_path, path, plane
-from wavegen.latents.measures import cluster, nmi, probe
+from wavegen.latents.measures import centroid, cluster, monotone, nmi, probe
 
 
 def reader(clip: Clip) -> str:
@@ -73,11 +77,17 @@ def show(model: VAE, test: Corpus, *, out: Path, voice: Vocoder) -> None:
     mels = [batch["mel"] for batch in Utterances(test, model.mel, batch=1).all()]
     z = torch.cat([model.encode(mel) for mel in mels])
     who = [reader(clip) for clip in test]
-    odd = torch.arange(len(z)) % 2 == 1
+    odd = np.arange(len(z)) % 2 == 1
     names = [[name for name, is_odd in zip(who, odd, strict=True) if is_odd == half] for half in (False, True)]
     told = probe(z[~odd].numpy(), names[0], z[odd].numpy(), names[1])
     found = nmi(cluster(z.numpy(), len(set(who))), who)
-    text = f"{len(set(who))} readers never heard: linear probe {100 * told:.1f} %, k-means NMI {found:.3f}"
+    raw = np.stack([np.r_[mel[0].mean(1), mel[0].std(1)] for mel in mels])
+    plain = probe(raw[~odd], names[0], raw[odd], names[1])
+    text = (
+        f"{len(set(who))} readers never heard, half of their clips to learn from: linear probe {100 * told:.1f} %, "
+        f"k-means NMI {found:.3f}; mean and deviation of each mel bin: probe {100 * plain:.1f} %.\n"
+        + between(model, mels, who, z)
+    )
     print(text)
     (out / "readers.md").write_text(text + "\n")
     draw_map(plane(z).down(z), who, out / "readers.png", factor="reader")
@@ -88,6 +98,27 @@ def show(model: VAE, test: Corpus, *, out: Path, voice: Vocoder) -> None:
     made = model.decode(steps, mel.shape[-1], content=None if content is None else content.expand(5, -1, -1))
     draw_path(made, out / "between.png")
     write(out / "between.wav", voice.synthesize(made, seed=0).flatten(), voice.mel.rate)
+
+
+def between(model: VAE, mels: list[Tensor], who: list[str], z: Tensor) -> str:
+    """Whether brightness and pitch rise or fall all the way from one reader's mean latent to another's."""
+    first = {name: row for row, name in reversed(list(enumerate(who)))}
+    centres = {name: z[[other == name for other in who]].mean(0) for name in first}
+    bright, high = [], []
+    for a, b in combinations(first, 2):
+        mel = mels[first[a]][..., :160]
+        content = model.contents(mel)
+        made = model.decode(path(centres[a], centres[b], 5), mel.shape[-1],
+                            content=None if content is None else content.expand(5, -1, -1))  # fmt: skip
+        bright.append(centroid(made, model.mel).tolist())
+        high.append(pitch_of_mel(made, model.mel).tolist())
+    rising = [[100 * np.mean([monotone(row, tolerance=slack) for row in rows]) for slack in (0.0, 0.1)]
+              for rows in (bright, high)]  # fmt: skip
+    return (
+        f"Between two of them in five steps, {len(high)} pairs, what rises or falls all the way: the centroid in "
+        f"{rising[0][0]:.0f} % of the pairs, F0 in {rising[1][0]:.0f} %; with steps back of a tenth of the whole "
+        f"allowed, {rising[0][1]:.0f} % and {rising[1][1]:.0f} %."
+    )
 
 
 if __name__ == "__main__":
