@@ -65,12 +65,10 @@ def main(
     parts = [corpus.where(lambda clip, part=part: (number(clip) < 5) == part) for part in (False, True)]
     clips = [[(clip, mel) for clip, mel in zip(part, mels(part, voice), strict=True)] for part in parts]
 
-    def trained(
-        model: Latent, name: str, batch_at: Callable[[int], dict[str, Tensor]], valid: Any, times: int = 1
-    ) -> Any:
+    def trained(model: Latent, name: str, batch_at: BatchAt, valid: Any = (), *, times: int = 1) -> None:
         with Prefetch(batch_at) as ahead:
-            fit(model, ahead, out=out / name, steps=times * steps, lr=lr, warmup=min(100, steps), decay="cosine", final=0.05,
-                ema=0.995, valid=valid, every=min(500, steps), precision="bf16", seed=seed)  # fmt: skip
+            fit(model, ahead, out=out / name, steps=times * steps, lr=lr, warmup=min(100, steps), decay="cosine",
+                final=0.05, ema=0.995, valid=valid, every=min(500, steps), precision="bf16", seed=seed)  # fmt: skip
 
     torch.manual_seed(seed)
     said = {clip.id: int(digit(clip)) for clip in corpus}
@@ -84,8 +82,8 @@ def main(
     finder = InfoMax.preset(preset, prior="mixture", components=len(DIGITS))
     plain = VAE.preset(preset, latent=finder.latent)
     drawn = [partial(picked, even[0], size * batch, seed) for size in (4, 1)]
-    trained(finder, "clusters", drawn[0], [])
-    trained(plain, "plain", drawn[1], [])
+    trained(finder, "clusters", drawn[0])
+    trained(plain, "plain", drawn[1])
     report += ["", "## Ten clusters, without labels", "", *clusters(finder, plain, *clips, even)]
 
     torch.manual_seed(seed)

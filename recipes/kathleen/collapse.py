@@ -46,7 +46,7 @@ def main(
     *,
     data: Path,
     out: Path = Path("runs/kathleen-collapse"),
-    steps: int = 600,
+    steps: int = 900,
     preset: str = "digits",
     batch: int = 16,
     longest: int = 64,

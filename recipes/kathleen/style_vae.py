@@ -27,7 +27,7 @@ def main(
     *,
     data: Path,
     out: Path = Path("runs/kathleen-style"),
-    steps: int = 3000,
+    steps: int = 2000,
     preset: str = "speakers",
     batch: int = 32,
     longest: int = 128,
