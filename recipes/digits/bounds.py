@@ -83,7 +83,7 @@ def main(
             fit(model, batch_at, out=out / f"{name}-{seed}".replace(" ", "-").replace(",", ""), steps=steps, lr=lr,
                 warmup=min(100, steps), decay="cosine", final=0.05, ema=0.99, every=steps, precision="bf16",
                 seed=seed)  # fmt: skip
-        rows[name].append(bounds(model, tests, draws))
+        rows[name].append(bounds(model.cpu(), tests, draws))
         (out / "bounds.md").write_text(table(rows, draws) + "\n")
     print(table(rows, draws))
 

@@ -69,10 +69,12 @@ def main(
         with Prefetch(batch_at) as ahead:
             fit(model, ahead, out=out / name, steps=times * steps, lr=lr, warmup=min(100, steps), decay="cosine",
                 final=0.05, ema=0.995, valid=valid, every=min(500, steps), precision="bf16", seed=seed)  # fmt: skip
+        model.cpu()
 
     torch.manual_seed(seed)
     said = {clip.id: int(digit(clip)) for clip in corpus}
     model = VAE.preset(preset, labels=DIGITS, beta=5.0)
+    voice.check_mel(model.mel)
     shown = [Utterances(part, model.mel, batch=batch, longest=LONGEST, labels=said, seed=seed) for part in parts]
     trained(model, "conditional", shown[0], shown[1].all(), times=2)
     report = ["## Any digit in the manner of a clip", "", *conditional(model, *clips, voice=voice, out=out)]

@@ -76,7 +76,7 @@ def main(
             fit(model, batch_at, out=out / name.replace(" ", "-").replace(",", ""), steps=steps, lr=lr,
                 warmup=min(100, steps), decay="cosine", final=0.05, ema=0.99, every=steps, precision="bf16",
                 seed=seed)  # fmt: skip
-        return scores(model, held.collate([(clip, 0.5) for clip in range(len(parts[1]))]))
+        return scores(model.cpu(), held.collate([(clip, 0.5) for clip in range(len(parts[1]))]))
 
     found = {name: trained(name, **{**STRONG, **changes}) for name, changes in REMEDIES.items()}
     table = ["| remedy | active units | KL | information | reconstruction |", "|---|---|---|---|---|"]

@@ -51,7 +51,8 @@ def main(
         seed: of weights, order and noise.
     """
     torch.manual_seed(seed)
-    model = VAE.preset(preset, latent=8)
+    model, voice = VAE.preset(preset, latent=8), load_voice(vocoder)
+    voice.check_mel(model.mel)
     train, valid, test = (Corpus.open(data, f"{part}.csv") for part in ("train", "val", "test"))
     clips = Utterances(train, model.mel, batch=batch, longest=longest, seed=seed)
     held = Utterances(valid, model.mel, batch=batch, longest=longest).all()
@@ -62,7 +63,7 @@ def main(
         )  # fmt: skip
     best = VAE.load(out / "best.safetensors")
     meaning(best, train[::5], test, out)
-    hear(best, test, load_voice(vocoder), out)
+    hear(best, test, voice, out)
 
 
 def described(model: VAE, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:

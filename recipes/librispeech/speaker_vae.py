@@ -1,7 +1,7 @@
 """A VAE of voices on 228 readers of LibriSpeech: the speaker latents that ship.
 
 What:      a VAE whose decoder is told what is said, in 12 broad bands, so that 32 numbers are left to say by whom
-Data:      LibriSpeech (Panayotov et al., 2015), CC BY 4.0: 208 readers of one clip each to train, 12 to validate, and
+Data:      LibriSpeech (Panayotov et al., 2015), CC BY 4.0: 207 readers of one clip each to train, 13 to validate, and
            8 readers of ten clips each, never trained on, to test; files named READER-CHAPTER-NUMBER
 Command:   python recipes/librispeech/speaker_vae.py --data PATH/librispeech-speakers --out runs/librispeech-speakers
 Papers:    Kingma and Welling, "Auto-encoding variational Bayes" (2014); Qian et al., "AutoVC" (2019), for the content
@@ -56,7 +56,8 @@ def main(
         seed: of weights, order and noise.
     """
     torch.manual_seed(seed)
-    model = VAE.preset(preset)
+    model, voice = VAE.preset(preset), load_voice(vocoder)
+    voice.check_mel(model.mel)
     corpus = Corpus.open(data)
     clips_of = Counter(reader(clip) for clip in corpus)
     single, test = (corpus.where(lambda clip, one=one: (clips_of[reader(clip)] == 1) == one) for one in (True, False))
@@ -69,7 +70,7 @@ def main(
             model, batch_at, out=out, steps=steps, lr=lr, warmup=min(200, steps), decay="cosine", final=0.05,
             ema=0.998, valid=held, every=min(500, steps), precision="bf16", hours=hours, seed=seed,
         )  # fmt: skip
-    show(VAE.load(out / "best.safetensors"), test, out=out, voice=load_voice(vocoder))
+    show(VAE.load(out / "best.safetensors"), test, out=out, voice=voice)
 
 
 def show(model: VAE, test: Corpus, *, out: Path, voice: Vocoder) -> None:

@@ -2,7 +2,7 @@
 
 What:      the "edge" WaveGlow, started from Kathleen's voice, with the speaker VAE's latent of the clip as its style,
            and the same without
-Data:      LibriSpeech, as in speaker_vae.py: 208 readers to train, 12 to validate; the 8 readers to test are never seen
+Data:      LibriSpeech, as in speaker_vae.py: 207 readers to train, 13 to validate; the 8 readers to test are never seen
 Command:   python recipes/librispeech/waveglow.py --data PATH/librispeech-speakers --out runs/librispeech-waveglow
 Papers:    Prenger et al., "WaveGlow" (2019)
 

@@ -38,7 +38,7 @@ def _table(file: Path, ids: Sequence[str]) -> list[dict[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise WavegenError(f"{file} is no table of factors ({error}); write id,name,... and a line a clip") from error
     missing = [id for id in ids if id not in rows]
-    if missing or header[0] != "id" or len(set(header[1:])) != len(header) - 1 or len(header) < 2:
+    if missing or header[:1] != ["id"] or len(set(header[1:])) != len(header) - 1 or len(header) < 2:
         got = f"no line for {missing[0]!r}" if missing else f"the first line {','.join(header)!r}"
         raise WavegenError(f"{file} has {got}, expected id,name,... and then a line for every clip; mend it")
     return [rows[id] for id in ids]

@@ -63,7 +63,8 @@ class Latent(Model):
 
     Against collapse: `beta` times the KL is minimised; above `free_bits` nats of each coordinate, averaged over the
     batch, if set (Kingma et al., "IAF", 2016, eq. 15); or the distance of the KL from `capacity` nats (Burgess et al.,
-    2018); `norm` and `rate` as in `Diagonal`; annealing as in `collapse`.
+    2018); `norm` and `rate` as in `Diagonal`, whose floors hold for a diagonal posterior and a normal prior; annealing
+    as in `collapse`.
 
     Raises:
         WavegenError: fields that do not fit each other.
@@ -176,10 +177,11 @@ class Latent(Model):
         frames = self._frames(mel, frames)
         self.check_input(mel, frames)
         before = self.training
-        features = self.eval().featured(mel, frames, label)
-        z = self.levels.inverse(self.law.inverse(features.new_zeros(len(mel), self.latent), features)[0])[0]
-        self.train(before)
-        return z
+        try:
+            features = self.eval().featured(mel, frames, label)
+            return self.levels.inverse(self.law.inverse(features.new_zeros(len(mel), self.latent), features)[0])[0]
+        finally:
+            self.train(before)
 
     def draw(
         self,
@@ -205,7 +207,8 @@ class Latent(Model):
             z, shrunk = self.levels.inverse(u)
             log_q, log_p = gaussian(noise) - logdet - shrunk, self.prior_law.log_prob(u, cond) - shrunk
             each = self._each(u, features, cond)
-            return Drawn(z, log_q, log_p, log_q - log_p if each is None else each.sum(1), each)
+            kl = log_q - log_p if each is None else each.sum(1)
+            return Drawn(z, log_q, log_p, torch.zeros_like(kl) if self.posterior == "point" else kl, each)
 
     @torch.no_grad()
     def sample(
@@ -216,7 +219,11 @@ class Latent(Model):
         temperature: float = 1.0,
         seed: int | None = None,
     ) -> Float[Tensor, "n D"]:
-        """So many latents from the prior, of the given classes if it has any; a temperature below 1 is more typical."""
+        """So many latents from the prior, of the given classes if it has any; a temperature below 1 is more typical.
+
+        Raises:
+            WavegenError: none asked for, or labels that are missing or unknown.
+        """
         if n < 1:
             raise WavegenError(f"got {n} latents to draw, expected at least 1")
         generator = None if seed is None else Generator().manual_seed(seed)
@@ -303,10 +310,12 @@ class Latent(Model):
 
         The information is that within the batch, see `collapse.information`.
         """
-        active = active_units(self.law.inverse(torch.zeros_like(drawn.z), features)[0]).mean()
+        with torch.autocast(features.device.type, enabled=False):
+            active = active_units(self.law.inverse(torch.zeros_like(drawn.z), features)[0]).mean()
+            told = information(self._log_q(self.levels(drawn.z)[0], features))
         if active < ALARM and len(features) > 1 and self.posterior != "point":
-            set_already = {name: getattr(self, name) for name in ("free_bits", "norm", "rate", "capacity")}
-            unused = ", ".join(name for name, value in set_already.items() if not value) or "a lower beta"
+            remedies = ["free_bits", "capacity", *(["norm", "rate"] if self.posterior != "hierarchical" else [])]
+            unused = ", ".join(name for name in remedies if not getattr(self, name)) or "a lower beta"
             warnings.warn(
                 f"got {100 * active:.0f} % of {self.latent} units active and a KL of {drawn.kl.mean():.2f} nats, "
                 f"expected more: the posterior has collapsed; set {unused}, or anneal the KL",
@@ -314,7 +323,6 @@ class Latent(Model):
                 stacklevel=3,
             )
         units = [] if drawn.each is None else drawn.each.mean(0)
-        told = information(self._log_q(self.levels(drawn.z)[0], features))
         return {"active": active, "mi": told, **{f"kl/{unit:02d}": value for unit, value in enumerate(units)}}
 
     def check_input(self, mel: Float[Tensor, "B M F"], frames: Int64[Tensor, " B"]) -> None:
@@ -334,8 +342,9 @@ class Latent(Model):
                 f"got a clip of {int(frames.min())} frames, expected at least {self.stride}, the encoder's stride; "
                 "leave shorter clips out"
             )
+        quiet = silence(self.mel).to(mel).unsqueeze(1) + 1e-3
         for item, count in zip(mel, frames.tolist(), strict=True):
-            if (item[:, :count] <= silence(self.mel).unsqueeze(1) + 1e-3).all():
+            if (item[:, :count] <= quiet).all():
                 raise WavegenError("got a silent clip, expected sound: nothing can be told of it; leave it out")
 
     def check_latent(self, z: Float[Tensor, "B D"]) -> None:

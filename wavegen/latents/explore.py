@@ -217,10 +217,10 @@ def draw_map(points: Float[Tensor, "N 2"], labels: Sequence[str], file: Path | s
     colours = colormaps["tab10" if len(names) <= 10 else "turbo"](shades)
     for name, colour in zip(names, colours, strict=True):
         x, y = points.detach().cpu()[[label == name for label in labels]].T.numpy()
-        panel.scatter(x, y, s=12, color=colour, label=name or "all", linewidths=0)
+        panel.scatter(x, y, s=12, color=colour, label=(name or "all").replace("$", r"\$"), linewidths=0)
     panel.set(xlabel="first axis", ylabel="second axis")
     if len(names) > 1:
-        figure.legend(loc="outside right upper", title=factor, ncols=columns, markerscale=2)
+        figure.legend(loc="outside right upper", title=factor.replace("$", r"\$"), ncols=columns, markerscale=2)
     _write(figure, file)
 
 

@@ -66,29 +66,37 @@ class InfoMax(Latent):
         "mel" (B, M, F), "frames" (B,), "label" (B,) if the model has labels, and "anneal", see `collapse`.
         """
         mel, frames, label = batch["mel"], batch["frames"], batch.get("label")
-        looks = [
-            self.drawn(
-                self.featured(distorted(mel, frames, gap=self.mel_mean), frames, label),
-                torch.randn(len(mel), self.latent, device=mel.device),
-                label,
-            )
-            for _ in range(2)
-        ]
+        seen = [self.featured(distorted(mel, frames, gap=self.mel_mean), frames, label) for _ in range(2)]
+        with torch.no_grad():
+            undistorted = self.featured(mel, frames, label)
+        with torch.autocast(mel.device.type, enabled=False):
+            return self._objective(seen, undistorted, label, batch.get("anneal", 1.0))
+
+    def _objective(
+        self,
+        seen: list[Tensor],
+        undistorted: Float[Tensor, "B H"],
+        label: Int64[Tensor, " B"] | None,
+        anneal: Float[Tensor, ""] | float,
+    ) -> dict[str, Tensor]:
+        """The loss, given the features of both looks and of the clips themselves."""
+        looks = [self.drawn(features, self._noise(features), label) for features in seen]
         first, second = (functional.normalize(self.critic(look.z), dim=1) for look in looks)
-        scores, right = first @ second.T / self.temperature, torch.arange(len(mel), device=mel.device)
+        scores, right = first @ second.T / self.temperature, torch.arange(len(first), device=first.device)
         missed = 0.5 * (functional.cross_entropy(scores, right) + functional.cross_entropy(scores.T, right))
-        features = self.featured(mel, frames, label)
-        together = self._together(looks[0].z, looks[1].z, features)
-        pressure = sum(self.pressure(look, batch.get("anneal", 1.0)) for look in looks) / 2
+        together = self._together(looks[0].z, looks[1].z, undistorted)
         scalars = {
-            "loss": missed - self.clusters * together + pressure,
-            "information": math.log(len(mel)) - missed.detach(),
+            "loss": missed - self.clusters * together + sum(self.pressure(look, anneal) for look in looks) / 2,
+            "information": math.log(len(first)) - missed.detach(),
             "clusters": together.detach(),
             "kl": (looks[0].kl + looks[1].kl).detach().mean() / 2,
         }
-        return (
-            scalars if self.training else scalars | self.health(features, self.drawn(features, 0 * looks[0].z, label))
-        )
+        if self.training:
+            return scalars
+        return scalars | self.health(undistorted, self.drawn(undistorted, self._noise(undistorted), label))
+
+    def _noise(self, features: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
+        return torch.randn(len(features), self.latent, device=features.device)
 
     def _together(
         self, first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], features: Float[Tensor, "B H"]

@@ -98,7 +98,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Mean and log standard deviation of every bin of every frame, given a latent.
+    """Mean of every bin of every frame, and a number that its standard deviation rises with, given a latent.
 
     A parallel decoder knows the place of a step; one with `history` also the frames before it, and looks back only.
     `cond` is the number of bands of content that go with each frame.
@@ -130,5 +130,5 @@ class Decoder(nn.Module):
             x = torch.cat([x, before], dim=2)
         h = self.steps(x, counts, None if content is None else fold(content, self.stride), self.style(z))
         with torch.autocast(z.device.type, enabled=False):
-            mean, log_std = self.end(h.to(z.dtype)).chunk(2, dim=2)
-        return unfold(mean, self.stride, length), unfold(log_std, self.stride, length)
+            mean, width = self.end(h.to(z.dtype)).chunk(2, dim=2)
+        return unfold(mean, self.stride, length), unfold(width, self.stride, length)

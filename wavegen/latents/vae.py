@@ -3,7 +3,8 @@
     log p(x) >= E_q(z|x) [log p(x | z)] - KL(q(z | x) || p(z))
 
 The likelihood of a mel is a Gaussian for every bin of every frame, mean and standard deviation both by the decoder, the
-latter never below `FLOOR`; nats are of densities over mels in the units of their convention.
+latter never below `FLOOR`; nats are of densities over mels in the units of their convention. With `content`, which is
+read off the mel itself, they are a score that compares models of equal content, and no bound of log p(x).
 """
 
 import math
@@ -67,7 +68,7 @@ class VAE(Latent):
         drawn = self.drawn(features, noise, batch.get("label"))
         missed = -self.log_likelihood(mel, frames, drawn.z, label=batch.get("label")).mean()
         numbers = frames.float().mean() * self.mel.bins
-        kl = drawn.kl.detach().mean() * (self.posterior != "point")
+        kl = drawn.kl.detach().mean()
         scalars = {
             "loss": (missed + self.pressure(drawn, batch.get("anneal", 1.0))) / numbers,
             "nats": missed.detach() + kl,
@@ -95,7 +96,12 @@ class VAE(Latent):
         """ELBO and importance-weighted bound of each clip in nats, both from the same k draws.
 
         log p(x) >= E log 1/k sum_i p(x, z_i) / q(z_i | x) (Burda et al., 2016, eq. 8).
+
+        Raises:
+            WavegenError: no draw, or a plain autoencoder, which has no likelihood.
         """
+        if k < 1 or self.posterior == "point":
+            raise WavegenError(f"got {k} draws of a {self.posterior} posterior, expected 1 or more of a law with noise")
         mel, frames, label = batch["mel"], batch["frames"], batch.get("label")
         features = self.featured(mel, frames, label)
         weights = []

@@ -39,11 +39,18 @@ def _names(folder: Path) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.safetensors"))
 
 
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name too long to be one
+        return False
+
+
 def _load(wanted: str | Path, kind: type[Kind], folder: Path) -> Kind:
     noun = kind.__name__.lower()
     if str(wanted) in _names(folder):
         return kind.load(folder / f"{wanted}.safetensors")
-    if not Path(wanted).is_file():
+    if not _is_file(wanted):
         shipped = f"a shipped {noun}: {', '.join(_names(folder)) or 'there is none yet, train one by a recipe'}"
         raise WavegenError(f"got {str(wanted)!r}, expected the file of a {noun} or {shipped}")
     loaded = Model.load(wanted)
