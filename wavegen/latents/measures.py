@@ -68,7 +68,7 @@ def accuracy(found: Labels, truth: Labels) -> float:
     return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
 
 
-def probe(train_z: Latents, train_labels: Labels, test_z: Latents, test_labels: Labels) -> float:
+def probe(train_z: Latents, train_labels: Labels, test_z: Float[np.ndarray, "K D"], test_labels: Labels) -> float:
     """Accuracy on the test clips, in [0, 1], of a linear probe fitted to the training clips.
 
     Multinomial logistic regression with an L2 penalty (C = 1) on latents standardised by the training clips
