@@ -147,7 +147,7 @@ WRONG = {
     f"latents interpolate short.wav ok.wav {WALK}": "short.wav: got a wav of 10",
     f"latents interpolate ok.wav ok.wav {WALK} --steps 1": "--steps",
     f"latents interpolate ok.wav ok.wav {WALK} --label 7": "label '7'",
-    "latents interpolate ok.wav ok.wav --latent labelled.safetensors --vocoder tiny.safetensors -o out": "got no labels",
+    "latents interpolate ok.wav ok.wav --latent labelled.safetensors --vocoder tiny.safetensors -o out": "no labels",
     "latents interpolate ok.wav ok.wav --latent small.safetensors --vocoder styled.safetensors -o out": "2 numbers",
     "latents interpolate ok.wav ok.wav --latent vae.safetensors --vocoder tiny.safetensors -o ok.wav": "directory",
     "latents interpolate ok.wav ok.wav --latent mute.safetensors --vocoder tiny.safetensors -o out": "can decode",
