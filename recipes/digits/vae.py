@@ -191,14 +191,9 @@ def between(model: VAE, test: Clips) -> Iterator[str]:
     yield f"F0 in {100 * np.mean(high):.0f} %."
 
 
-def spoken(made: Any, voice: Vocoder) -> Tensor:
-    """The sound of mels, one after another."""
-    return voice.synthesize(torch.cat(list(made), dim=1)[None], seed=0)[0]
-
-
 def sound(made: list[Mel], voice: Vocoder, file: Path) -> None:
     """Write the sound of mels, one after another."""
-    write(file, spoken(made, voice), voice.mel.rate)
+    write(file, voice.synthesize(torch.cat(made, dim=1)[None], seed=0)[0], voice.mel.rate)
 
 
 def evened(train: Clips, test: Clips) -> list[Tensor]:

@@ -27,7 +27,7 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "linear annealing": {},
     "cyclical annealing": {},
     "free bits, 0.2 a unit": {"free_bits": 0.2},
-    "capacity of 5 nats": {"capacity": 5.0},
+    "capacity rising to 5 nats": {"capacity": 5.0},
     "BN-VAE, 0.5": {"norm": 0.5},
     "committed rate, 0.2 a unit": {"rate": 0.2},
     "beta 1": {"beta": 1.0},

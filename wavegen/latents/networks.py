@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from wavegen.nn import GatedStack
 
-__all__ = ["Decoder", "Encoder", "fold", "unfold"]
+__all__ = ["Decoder", "Encoder", "fold", "lasting", "unfold"]
 
 WAVES = 8  # cosines that tell a step its place in the utterance
 
@@ -40,6 +40,11 @@ def places(steps: int, counts: Int64[Tensor, " B"]) -> Float[Tensor, "N B P"]:
     waves = torch.cos(math.pi * share.unsqueeze(2) * torch.arange(1, WAVES + 1, device=counts.device))
     length = (counts.float().log() / 4).expand(steps, -1).unsqueeze(2)
     return torch.cat([waves, length], dim=2)
+
+
+def lasting(frames: Int64[Tensor, " B"], length: int) -> Bool[Tensor, "B F"]:
+    """Which of so many frames each item has."""
+    return torch.arange(length, device=frames.device) < frames.unsqueeze(1)
 
 
 class Steps(nn.Module):
@@ -85,7 +90,7 @@ class Encoder(nn.Module):
     def forward(
         self, mel: Float[Tensor, "B M F"], frames: Int64[Tensor, " B"], cond: Float[Tensor, "B K"]
     ) -> Float[Tensor, "B H"]:
-        seen = mel * (torch.arange(mel.shape[-1], device=mel.device) < frames.unsqueeze(1)).unsqueeze(1)
+        seen = mel * lasting(frames, mel.shape[-1]).unsqueeze(1)
         x, counts = fold(seen, self.stride), -(-frames // self.stride)
         h = self.steps(torch.cat([x, places(len(x), counts)], dim=2), counts)
         with torch.autocast(mel.device.type, enabled=False):

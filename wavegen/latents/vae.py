@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from wavegen.errors import WavegenError
 from wavegen.latents.base import Latent
-from wavegen.latents.networks import Decoder
+from wavegen.latents.networks import Decoder, lasting
 
 __all__ = ["VAE"]
 
@@ -88,8 +88,7 @@ class VAE(Latent):
         """log p(mel | z) of each utterance, in nats."""
         mean, std = self._law_of(z, frames, mel.shape[-1], label, self.contents(mel, frames), mel)
         apart = -0.5 * ((mel - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
-        here = torch.arange(mel.shape[-1], device=mel.device) < frames.unsqueeze(1)
-        return (apart.sum(1) * here).sum(1)
+        return (apart.sum(1) * lasting(frames, mel.shape[-1])).sum(1)
 
     @torch.no_grad()
     def bound(self, batch: Mapping[str, Tensor], *, k: int = 500) -> tuple[Tensor, Tensor]:
@@ -142,7 +141,7 @@ class VAE(Latent):
         if not self.content:
             return None
         frames = self._frames(mel, frames)
-        here = (torch.arange(mel.shape[-1], device=mel.device) < frames.unsqueeze(1)).unsqueeze(1)
+        here = lasting(frames, mel.shape[-1]).unsqueeze(1)
         bands = functional.adaptive_avg_pool1d(mel.mT, self.content).mT * here
         count = frames.view(-1, 1, 1)
         apart = (bands - bands.sum(2, keepdim=True) / count) * here
