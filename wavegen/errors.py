@@ -1,9 +1,4 @@
-"""The one error a caller is meant to read, also where an optional package is missing."""
-
-import importlib
-from types import ModuleType
-
-__all__ = ["WavegenError", "require"]
+"""The one error a caller is meant to read."""
 
 
 class WavegenError(ValueError):
@@ -11,15 +6,3 @@ class WavegenError(ValueError):
 
     The command line prints it as one sentence and exits with code 2.
     """
-
-
-def require(package: str) -> ModuleType:
-    """Import a package of the extra `eval`, or say how to install it.
-
-    Raises:
-        WavegenError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise WavegenError(f'the package {package} is not installed; run `pip install "wavegen[eval]"`') from error

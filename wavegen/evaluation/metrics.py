@@ -5,15 +5,17 @@ Lengths may differ by 25 ms (two hops of the usual size), which is cut off; `MET
 which a metric has no value (silence, too short) raises Unmeasurable; no metric returns NaN.
 """
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from wavegen.errors import WavegenError, require
+from wavegen.errors import WavegenError
 
 __all__ = ["METRICS", "Unmeasurable", "log_f0_rmse", "mcd", "multi_resolution_stft", "pesq", "stoi", "vuv_error"]
 
@@ -133,6 +135,14 @@ METRICS: Mapping[str, Callable[[Wav, Wav, int], float]] = {
     "vuv_error": vuv_error,
     "multi_resolution_stft": multi_resolution_stft,
 }
+
+
+def require(package: str) -> ModuleType:
+    """Import a package of the extra `eval`, or say how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise WavegenError(f'the package {package} is not installed; run `pip install "wavegen[eval]"`') from error
 
 
 def checked(wav: Wav, rate: int) -> Float[np.ndarray, " T"]:

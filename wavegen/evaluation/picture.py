@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from wavegen.atomic import write_aside
-from wavegen.errors import require
 from wavegen.evaluation.metrics import Wav
 
 if TYPE_CHECKING:
@@ -24,9 +23,8 @@ def draw(takes: Sequence["Take"], path: Path | str) -> None:
     """Write a PNG of the recordings of `takes` and, below each, what every system made of it, in one scale of dB.
 
     Raises:
-        WavegenError: matplotlib is missing, or the file cannot be written.
+        WavegenError: the file cannot be written.
     """
-    require("matplotlib")
     from matplotlib.figure import Figure
 
     recordings = {take.id: take for take in takes}

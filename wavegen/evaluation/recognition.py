@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from wavegen.errors import WavegenError, require
-from wavegen.evaluation.metrics import Unmeasurable, Wav, checked, resampled
+from wavegen.errors import WavegenError
+from wavegen.evaluation.metrics import Unmeasurable, Wav, checked, require, resampled
 
 __all__ = ["transcribe", "wer", "word_errors"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wavegen.atomic import write_aside
-from wavegen.errors import WavegenError, require
+from wavegen.errors import WavegenError
 from wavegen.model import Model
 
 if TYPE_CHECKING:
@@ -202,9 +202,8 @@ def draw_map(points: Float[Tensor, "N 2"], labels: Sequence[str], file: Path | s
     """Write a PNG of points, coloured by label, with a legend that has `factor` for its title.
 
     Raises:
-        WavegenError: not one label for each point; matplotlib is missing; unwritable.
+        WavegenError: not one label for each point; unwritable.
     """
-    require("matplotlib")
     from matplotlib import colormaps
 
     if len(labels) != len(points):
@@ -230,9 +229,8 @@ def draw_grid(
     """Write a PNG of mels side by side in one scale, the first row at the bottom, with names of columns and rows.
 
     Raises:
-        WavegenError: no mel, or not finite ones; matplotlib is missing; unwritable.
+        WavegenError: no mel, or not finite ones; unwritable.
     """
-    require("matplotlib")
     if not mels.numel() or not mels.isfinite().all():
         raise WavegenError(f"got mels of shape {tuple(mels.shape)}, expected finite ones; decode them again")
     rows, columns, bins, frames = mels.shape
